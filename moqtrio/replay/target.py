@@ -1,0 +1,75 @@
+"""The interface between the recorder and a store it writes one track to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import attrs
+
+from ..model.frame import Frame
+from .source import ReplaySource
+
+
+@attrs.frozen
+class Finished:
+    """The group is complete."""
+
+
+@attrs.frozen
+class Aborted:
+    """The group ended early with this stream code; what was recorded of it is a prefix."""
+
+    code: int
+
+
+@attrs.frozen
+class GroupWrite:
+    """The next frames of one group, and its end where that is reached.
+
+    Attributes:
+        sequence: the group.
+        first_frame: the index within the group of ``frames[0]``; writes of one group are
+            contiguous and in order.
+        frames: may be empty where only the end is to be recorded.
+        end: how the group ended, or None while it goes on.
+    """
+
+    sequence: int
+    first_frame: int
+    frames: Sequence[Frame]
+    end: Finished | Aborted | None
+
+
+class ReplayTarget(ReplaySource, Protocol):
+    """A replay source that can be recorded to. One writer at a time.
+
+    Everything here that is asynchronous is durable (survives ``kill -9`` and a power cut)
+    when it returns, raises :exc:`~moqtrio.errors.ReplayError` for trouble, having changed
+    nothing, and may be cancelled (the write itself then still completes or fails whole).
+    """
+
+    @property
+    def reserved_end(self) -> int:
+        """Every sequence below this may have been used; it is durable."""
+        ...
+
+    @property
+    def next_sequence(self) -> int:
+        """The first sequence that was never used: where a publisher goes on after a
+        restart. After a clean close one more than the last group, after a kill
+        ``reserved_end``."""
+        ...
+
+    async def reserve(self, end: int) -> None:
+        """Move ``reserved_end`` up to ``end`` (a no-op where it is there already)."""
+        ...
+
+    async def write(self, writes: Sequence[GroupWrite]) -> None:
+        """Record all of ``writes`` in one transaction. Groups may come in any order."""
+        ...
+
+    def set_durable_end(self, end: int) -> None:
+        """Say that every group below ``end`` that will be recorded has been: moves
+        ``bounds().durable_end``. Cheap: kept in memory, worked out anew on opening."""
+        ...
