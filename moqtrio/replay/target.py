@@ -8,19 +8,10 @@ from typing import Protocol
 import attrs
 
 from ..model.frame import Frame
+from ..model.group import Aborted, Finished
 from .source import ReplaySource
 
-
-@attrs.frozen
-class Finished:
-    """The group is complete."""
-
-
-@attrs.frozen
-class Aborted:
-    """The group ended early with this stream code; what was recorded of it is a prefix."""
-
-    code: int
+__all__ = ["Aborted", "Finished", "GroupWrite", "ReplayTarget"]
 
 
 @attrs.frozen

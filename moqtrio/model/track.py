@@ -1,0 +1,115 @@
+"""A track: a named sequence of groups, as its publisher holds it."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import attrs
+
+from ..errors import StreamCode
+from .clock import MediaClock
+from .group import GroupProducer
+from .log import LogLimits, LogStatistics, TrackLog
+from .notify import Wakeup
+
+
+@attrs.frozen
+class TrackInfo:
+    """What never changes about a track.
+
+    Attributes:
+        priority: 0 to 255; tracks with a higher one are sent first.
+        ordered: whether older groups should be delivered before newer ones.
+        max_latency: seconds after which a subscriber should no longer expect a group that
+            was superseded.
+        timescale: timestamp units per second on the wire.
+    """
+
+    priority: int = attrs.field(
+        default=127, validator=[attrs.validators.ge(0), attrs.validators.le(255)]
+    )
+    ordered: bool = True
+    max_latency: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+    timescale: int = attrs.field(default=1_000_000, validator=attrs.validators.gt(0))
+
+
+class TrackStore(Protocol):
+    """Something that records tracks and replays them."""
+
+    def attach(self, track: Track) -> Any:
+        """Begin to record ``track``; returns its :class:`~moqtrio.replay.ReplaySource`."""
+        ...
+
+
+class Track:
+    """Publishes one track. Made by :meth:`moqtrio.Broadcast.create_track`.
+
+    Nothing here blocks except :meth:`wait_durable`. Groups may be open side by side.
+
+    Attributes:
+        broadcast: the path of the broadcast it belongs to.
+        name: its name within the broadcast.
+        info: its fixed properties.
+        log: the groups in memory (for sessions and recorders).
+        source: where groups are looked for that have left memory, or None.
+    """
+
+    def __init__(
+        self,
+        broadcast: str,
+        name: str,
+        *,
+        info: TrackInfo | None = None,
+        limits: LogLimits | None = None,
+        clock: MediaClock | None = None,
+        store: TrackStore | None = None,
+    ) -> None:
+        self.broadcast = broadcast
+        self.name = name
+        self.info = TrackInfo() if info is None else info
+        self.log = TrackLog(limits, clock)
+        # Any: the model must not know the replay room, whose ReplaySource this is.
+        self.source: Any = None if store is None else store.attach(self)
+
+    def append_group(self) -> GroupProducer:
+        """Open the next group. Raises ProtocolError once the track has ended."""
+        return GroupProducer(self.log, self.log.create_group())
+
+    def create_group(self, sequence: int) -> GroupProducer:
+        """Open a group with a sequence of your own, which was never used before.
+
+        Raises ProtocolError where it may have been, or where the track has ended.
+        """
+        return GroupProducer(self.log, self.log.create_group(sequence))
+
+    def write_frame(self, payload: bytes, timestamp_us: int | None = None) -> None:
+        """Publish one frame as a group of its own."""
+        with self.append_group() as group:
+            group.write_frame(payload, timestamp_us)
+
+    def finish(self) -> None:
+        """No group will follow. What there is stays readable."""
+        self.log.finish()
+
+    def abort(self, code: int = StreamCode.CANCEL) -> None:
+        """End the track with an error: open groups and subscriptions end with ``code``."""
+        self.log.abort(int(code))
+
+    def statistics(self) -> LogStatistics:
+        """A snapshot of what is in memory, evicted, durable and lost."""
+        return self.log.statistics()
+
+    async def wait_durable(self, behind_bytes: int = 0) -> None:
+        """Wait until at most ``behind_bytes`` of what was written is still to be recorded.
+
+        With 0, every group has ended and is durable. How a producer that reads a file, and
+        so could be faster than any disk, keeps step with its store. Returns at once for a
+        track that is not recorded. Cancelling it changes nothing.
+        """
+        wakeup = Wakeup()
+        remove = self.log.watchers.add(wakeup.set)
+        try:
+            while self.log.is_behind(behind_bytes):
+                await wakeup.wait()
+        finally:
+            remove()
