@@ -1,1 +1,1 @@
-"""."""
+"""What a session needs of a connection, and its bindings."""

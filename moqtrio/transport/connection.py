@@ -46,6 +46,8 @@ class SendStream(trio.abc.SendStream):
     :exc:`trio.ClosedResourceError` after :meth:`finish`, :meth:`reset` or ``aclose``.
     """
 
+    __slots__ = ()
+
     @property
     @abc.abstractmethod
     def stream_id(self) -> int:
@@ -86,6 +88,8 @@ class SendStream(trio.abc.SendStream):
 
 class ReceiveStream(trio.abc.ReceiveStream):
     """The receiving half of a stream. Credit goes back to the peer as bytes are taken."""
+
+    __slots__ = ()
 
     @property
     @abc.abstractmethod

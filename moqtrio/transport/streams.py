@@ -1,0 +1,401 @@
+"""What the streams of every binding share: states, waiting, watermarks, errors.
+
+A binding adds where bytes go (:meth:`SendHalf._transmit`) and where credit goes
+(:meth:`ReceiveHalf._give_credit`). Streams live for one small group, and there are
+thousands each second: no task, event or lock is made unless somebody really waits.
+"""
+
+from __future__ import annotations
+
+import abc
+import operator
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from ..errors import StreamCode, StreamReset
+from .connection import Buffer, ReceiveStream, SendStream
+
+if TYPE_CHECKING:
+    from .base import ConnectionBase
+
+_SEND_ALL_CHUNK = 64 * 1024
+
+
+class _Sleeper:
+    """At most one sleeping task, woken by synchronous code."""
+
+    __slots__ = ("_busy", "_task")
+
+    def __init__(self) -> None:
+        self._task: trio.lowlevel.Task | None = None
+        self._busy = False
+
+    def _claim(self, what: str) -> None:
+        if self._busy:
+            raise trio.BusyResourceError(f"another task is already {what}")
+        self._busy = True
+
+    async def _sleep(self) -> None:
+        self._task = trio.lowlevel.current_task()
+
+        def abort(_: object) -> trio.lowlevel.Abort:
+            self._task = None
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def _wake(self) -> None:
+        task = self._task
+        if task is not None:
+            self._task = None
+            trio.lowlevel.reschedule(task)
+
+
+class SendHalf(SendStream, _Sleeper):
+    """The sending half of a stream, as every binding has it."""
+
+    __slots__ = (
+        "_accepting",
+        "_connection",
+        "_finished",
+        "_priority",
+        "_settled",
+        "_settled_lot",
+        "_starved",
+        "_stop_code",
+        "_stream_id",
+    )
+
+    def __init__(self, connection: ConnectionBase, stream_id: int) -> None:
+        self._task = None
+        self._busy = False
+        self._connection = connection
+        self._stream_id = stream_id
+        self._accepting = True
+        self._finished = False
+        self._settled = False
+        self._starved = False
+        self._stop_code: int | None = None
+        self._settled_lot: trio.lowlevel.ParkingLot | None = None
+        self._priority = 0
+
+    # What a binding provides
+
+    @abc.abstractmethod
+    def _unsent(self) -> int:
+        """Bytes taken and not yet sent for the first time."""
+
+    @abc.abstractmethod
+    def _transmit(self, data: bytes, finish: bool) -> None:
+        """Take ``data``, and the end of the stream if ``finish``."""
+
+    @abc.abstractmethod
+    def _abandon(self, code: int) -> None:
+        """Send RESET_STREAM and drop what is unsent."""
+
+    @abc.abstractmethod
+    def _reprioritise(self) -> None:
+        """Heed a changed ``_priority``."""
+
+    # What a binding calls
+
+    def _stopped_by_peer(self, code: int) -> None:
+        if self._stop_code is None and not self._settled:
+            if self._accepting:
+                self._stop_code = code
+            self._settle()
+
+    def _settle(self) -> None:
+        """Nobody will read more: wake whoever waits for that, or to write."""
+        if self._settled:
+            return
+        self._settled = True
+        self._accepting = False
+        self._leave_starved()
+        self._wake()
+        if self._settled_lot is not None:
+            self._settled_lot.unpark_all()
+
+    def _drained(self) -> None:
+        """The unsent bytes of this stream fell to the low-water mark."""
+        self._leave_starved()
+        self._wake()
+
+    # The public side
+
+    @property
+    def stream_id(self) -> int:
+        return self._stream_id
+
+    def send_nowait(self, data: Buffer, *, finish: bool = False) -> None:
+        if not self._accepting:
+            raise self._refusal()
+        if self._is_full():
+            raise trio.WouldBlock
+        if finish:
+            self._accepting = False
+            self._finished = True
+        self._transmit(data if type(data) is bytes else bytes(data), finish)
+
+    async def send_all(self, data: Buffer) -> None:
+        self._claim("sending on this stream")
+        try:
+            await trio.lowlevel.checkpoint()
+            if not self._accepting:
+                raise self._refusal()
+            with memoryview(data) as view, view.cast("B") as octets:
+                for start in range(0, len(octets), _SEND_ALL_CHUNK):
+                    await self._wait_writable()
+                    self._transmit(bytes(octets[start : start + _SEND_ALL_CHUNK]), False)
+        finally:
+            self._busy = False
+
+    async def wait_send_all_might_not_block(self) -> None:
+        self._claim("sending on this stream")
+        try:
+            await trio.lowlevel.checkpoint()
+            await self._wait_writable()
+        finally:
+            self._busy = False
+
+    def finish(self) -> None:
+        self._finished = True
+        if self._accepting:
+            self._accepting = False
+            self._transmit(b"", True)
+            self._leave_starved()
+            self._wake()
+
+    def reset(self, code: int) -> None:
+        self._finished = True
+        if not self._settled:
+            self._abandon(code)
+            self._settle()
+
+    async def aclose(self) -> None:
+        """Finish the stream, or reset it if cancelled: then it may lack its end."""
+        try:
+            await trio.lowlevel.checkpoint()
+        except trio.Cancelled:
+            if self._accepting:
+                self.reset(StreamCode.CANCEL)
+            self._finished = True
+            raise
+        self.finish()
+
+    def set_priority(self, priority: int) -> None:
+        if priority != self._priority:
+            self._priority = priority
+            if not self._settled:
+                self._reprioritise()
+
+    async def wait_stopped(self) -> None:
+        await trio.lowlevel.checkpoint()
+        while not self._settled:
+            if self._settled_lot is None:
+                self._settled_lot = trio.lowlevel.ParkingLot()
+            await self._settled_lot.park()
+
+    # Inside
+
+    def _refusal(self) -> Exception:
+        if self._finished:
+            return trio.ClosedResourceError("this side finished, reset or closed the stream")
+        if self._stop_code is not None:
+            return StreamReset(self._stop_code)
+        return self._connection._closed_error()
+
+    def _is_full(self) -> bool:
+        """Whether a write must wait; if so, this stream is told when it need not."""
+        connection = self._connection
+        settings = connection._settings
+        if (
+            self._unsent() < settings.stream_send_high
+            and connection._unsent() < settings.connection_send_high
+        ):
+            return False
+        if not self._starved:
+            self._starved = True
+            connection._starved_streams[self] = None
+        return True
+
+    def _leave_starved(self) -> None:
+        if self._starved:
+            self._starved = False
+            del self._connection._starved_streams[self]
+
+    async def _wait_writable(self) -> None:
+        while True:
+            if not self._accepting:
+                raise self._refusal()
+            if not self._is_full():
+                return
+            await self._sleep()
+
+
+class ReceiveHalf(ReceiveStream, _Sleeper):
+    """The receiving half of a stream, as every binding has it."""
+
+    __slots__ = (
+        "_buffered",
+        "_chunks",
+        "_closed",
+        "_connection",
+        "_ended",
+        "_reset_code",
+        "_stream_id",
+    )
+
+    def __init__(self, connection: ConnectionBase, stream_id: int) -> None:
+        self._task = None
+        self._busy = False
+        self._connection = connection
+        self._stream_id = stream_id
+        self._chunks: deque[bytes] = deque()
+        self._buffered = 0
+        self._ended = False
+        self._closed = False
+        self._reset_code: int | None = None
+
+    # What a binding provides
+
+    @abc.abstractmethod
+    def _give_credit(self, count: int) -> None:
+        """The application took, or will never take, ``count`` bytes."""
+
+    @abc.abstractmethod
+    def _refuse(self, code: int) -> None:
+        """Send STOP_SENDING; the stream has not ended."""
+
+    @abc.abstractmethod
+    def _consumed(self) -> None:
+        """Nothing of this stream is left to take: the stream's own credit may go back.
+        May be called more than once."""
+
+    # What a binding calls
+
+    def _arrived(self, data: bytes, ended: bool) -> None:
+        """``data`` came in order; ``ended`` if the stream ends after it."""
+        if self._closed:
+            if data:
+                self._give_credit(len(data))
+            if ended:
+                self._ended = True
+                self._consumed()
+            return
+        if data:
+            self._chunks.append(data)
+            self._buffered += len(data)
+        if ended:
+            self._ended = True
+            if not self._chunks:
+                self._consumed()
+        if self._task is not None:
+            self._wake()
+
+    def _reset_by_peer(self, code: int) -> None:
+        if self._ended or self._reset_code is not None:
+            return
+        self._reset_code = code
+        self._discard()
+        self._consumed()
+        self._wake()
+
+    def _connection_over(self, remote: bool) -> None:
+        """What the peer sent before it closed can still be read; after our own close
+        nobody wants it."""
+        if not remote:
+            self._chunks.clear()
+            self._buffered = 0
+            self._ended = False
+        self._wake()
+
+    # The public side
+
+    @property
+    def stream_id(self) -> int:
+        return self._stream_id
+
+    def receive_nowait(self, max_bytes: int | None = None) -> bytes:
+        if self._busy:
+            raise trio.BusyResourceError("another task is already receiving on this stream")
+        chunks = self._chunks
+        if not chunks:
+            return self._receive_nothing()
+        if len(chunks) == 1:
+            data = chunks.popleft()
+        else:
+            data = b"".join(chunks)
+            chunks.clear()
+        if max_bytes is not None:
+            if max_bytes < 1:
+                chunks.appendleft(data)
+                raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
+            if len(data) > max_bytes:
+                chunks.appendleft(data[max_bytes:])
+                data = data[:max_bytes]
+        self._buffered -= len(data)
+        self._give_credit(len(data))
+        if self._ended and not chunks:
+            self._consumed()
+        return data
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if max_bytes is not None and operator.index(max_bytes) < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
+        self._claim("receiving on this stream")
+        try:
+            await trio.lowlevel.checkpoint()
+            while not self._has_news():
+                await self._sleep()
+        finally:
+            self._busy = False
+        return self.receive_nowait(max_bytes)
+
+    def stop(self, code: int) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        over = self._ended or self._reset_code is not None
+        self._discard()
+        if over:
+            self._consumed()
+        elif self._connection.closed is None:
+            self._refuse(code)
+        self._wake()
+
+    async def aclose(self) -> None:
+        """Stop the stream: what is unread is discarded. Cancelling changes nothing."""
+        self.stop(StreamCode.CANCEL)
+        await trio.lowlevel.checkpoint()
+
+    # Inside
+
+    def _has_news(self) -> bool:
+        return bool(
+            self._chunks
+            or self._ended
+            or self._closed
+            or self._reset_code is not None
+            or self._connection.closed is not None
+        )
+
+    def _receive_nothing(self) -> bytes:
+        if self._closed:
+            raise trio.ClosedResourceError("this side stopped or closed the stream")
+        if self._reset_code is not None:
+            raise StreamReset(self._reset_code)
+        if self._ended:
+            return b""
+        if self._connection.closed is not None:
+            raise self._connection._closed_error()
+        raise trio.WouldBlock
+
+    def _discard(self) -> None:
+        count = self._buffered
+        self._chunks.clear()
+        self._buffered = 0
+        if count:
+            self._give_credit(count)

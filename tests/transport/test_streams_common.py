@@ -1,0 +1,40 @@
+"""What both bindings owe Trio and each other."""
+
+from __future__ import annotations
+
+import pytest
+import trio
+import trio.testing
+
+from moqtrio.errors import SessionClosed, StreamReset
+from moqtrio.transport.connection import ReceiveStream, SendStream
+from moqtrio.transport.memory import memory_connection_pair
+from moqtrio.transport.settings import TransportSettings
+
+SMALL = TransportSettings(
+    stream_window=1000,
+    connection_window=1500,
+    stream_send_high=400,
+    stream_send_low=100,
+    max_streams_uni=2,
+    max_streams_bidi=1,
+)
+
+
+async def memory_stream() -> tuple[SendStream, ReceiveStream]:
+    client, server = memory_connection_pair()
+    sender = await client.open_uni()
+    return sender, await server.accept_uni()
+
+
+async def clogged_memory_stream() -> tuple[SendStream, ReceiveStream]:
+    client, server = memory_connection_pair()
+    sender = client.open_uni_nowait()
+    with pytest.raises(trio.WouldBlock):
+        while True:
+            sender.send_nowait(b"x" * 10_000)
+    return sender, await server.accept_uni()
+
+
+async def test_memory_stream_keeps_trios_promises() -> None:
+    await trio.testing.check_one_way_stream(memory_stream, clogged_memory_stream)
