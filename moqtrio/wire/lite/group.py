@@ -1,0 +1,144 @@
+"""How a group starts: the head of its stream, or the datagram it is.
+
+These are read and written once per group, so there are plain functions beside the
+message class.
+"""
+
+from __future__ import annotations
+
+from typing import Self
+
+import attrs
+
+from ...errors import DecodeError
+from ..buffer import Reader, Writer
+from ..varint import MAX_VARINT_SIZE, Buffer, encode_varint, try_decode_varint
+from .codes import UniStreamType
+from .message import Message
+
+_MAX_GROUP_BODY = 2 * MAX_VARINT_SIZE
+
+
+@attrs.frozen
+class GroupHeader(Message):
+    """Says which group a group stream carries (GROUP).
+
+    Attributes:
+        subscribe_id: the subscription it is for.
+        sequence: the group.
+    """
+
+    subscribe_id: int
+    sequence: int
+
+    def _write(self, writer: Writer) -> None:
+        writer.varint(self.subscribe_id)
+        writer.varint(self.sequence)
+
+    @classmethod
+    def _read(cls, reader: Reader) -> Self:
+        return cls(reader.varint("the subscribe id"), reader.varint("the group sequence"))
+
+
+@attrs.frozen
+class UniHeader:
+    """How a unidirectional stream starts.
+
+    Attributes:
+        stream_type: a :class:`UniStreamType`, or a number this version does not know:
+            then the stream is to be stopped, and nothing else is wrong.
+        group: the header, if it is a group stream.
+        consumed: how many bytes this took. Frames (or SETUP's length) begin there.
+    """
+
+    stream_type: int
+    group: GroupHeader | None
+    consumed: int
+
+
+def encode_group_header(subscribe_id: int, sequence: int) -> bytes:
+    """The first bytes of a group stream: its type and its GROUP message.
+
+    Raises:
+        ValueError: if a number is not in ``[0, 2**62)``.
+    """
+    body = encode_varint(subscribe_id) + encode_varint(sequence)
+    return bytes((UniStreamType.GROUP, len(body))) + body
+
+
+def decode_uni_header(data: Buffer) -> UniHeader | None:
+    """The start of a unidirectional stream, or None if ``data`` is not enough of it.
+
+    Args:
+        data: the stream from its first byte, as much as there is. 25 bytes are always
+            enough.
+
+    Raises:
+        DecodeError: if it is a group stream with a malformed GROUP message.
+    """
+    decoded = try_decode_varint(data)
+    if decoded is None:
+        return None
+    stream_type, offset = decoded
+    if stream_type != UniStreamType.GROUP:
+        return UniHeader(stream_type, None, offset)
+    length_at = offset
+    decoded = try_decode_varint(data, offset)
+    if decoded is None:
+        return None
+    length, offset = decoded
+    if length > _MAX_GROUP_BODY:
+        raise DecodeError(
+            f"expected a GROUP message of at most {_MAX_GROUP_BODY} bytes, got {length}",
+            offset=length_at,
+        )
+    end = offset + length
+    if end > len(data):
+        return None
+    return UniHeader(stream_type, GroupHeader.decode(data[offset:end]), end)
+
+
+@attrs.frozen
+class Datagram:
+    """A group of one frame in a QUIC datagram; it has no length, the datagram ends it.
+
+    Attributes:
+        subscribe_id: the subscription it is for.
+        sequence: the group.
+        timestamp_ticks: the frame's absolute timestamp in units of its track's timescale,
+            which only the subscription knows (see :func:`ticks_to_microseconds`).
+        payload: the frame's bytes.
+    """
+
+    subscribe_id: int
+    sequence: int
+    timestamp_ticks: int
+    payload: bytes
+
+    def encode(self) -> bytes:
+        """The datagram.
+
+        Raises:
+            ValueError: if a number is not in ``[0, 2**62)``.
+        """
+        writer = Writer()
+        writer.varint(self.subscribe_id)
+        writer.varint(self.sequence)
+        writer.varint(self.timestamp_ticks)
+        writer.raw(self.payload)
+        return writer.getvalue()
+
+    @classmethod
+    def decode(cls, data: Reader | Buffer) -> Self:
+        """The datagram ``data`` is.
+
+        Raises:
+            DecodeError: if it ends before its payload begins.
+        """
+        reader = data if isinstance(data, Reader) else Reader(data)
+        return cls(
+            reader.varint("the subscribe id"),
+            reader.varint("the group sequence"),
+            reader.varint("the timestamp"),
+            reader.rest(),
+        )
