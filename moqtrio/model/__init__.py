@@ -16,6 +16,7 @@ from .group import (
 from .log import LogLimits, LogStatistics, TrackLog
 from .notify import Wakeup, Watchers
 from .origin import Announcement, Origin, OriginAnnouncements
+from .path import join, strip_prefix
 from .ranges import RangeSet
 from .track import Track, TrackInfo, TrackStore
 
@@ -42,5 +43,7 @@ __all__ = [
     "TrackStore",
     "Wakeup",
     "Watchers",
+    "join",
     "reset_for",
+    "strip_prefix",
 ]

@@ -217,22 +217,19 @@ class TrackLog:
         index = bisect_left(self._order, self.edge, lo=self._head) - 1
         return self._order[index] if index >= self._head else None
 
-    def was_lost(self, sequence: int) -> bool:
-        """Whether the group left memory before it was recorded, though it should have been."""
-        return sequence in self._lost
+    def lost_until(self, sequence: int) -> int | None:
+        """Where the run of lost groups around ``sequence`` ends; None if it was not lost."""
+        return self._lost.end_of(sequence)
 
     def statistics(self) -> LogStatistics:
         """A snapshot of the counters."""
-        durable_end = None
-        if self._recorded:
-            durable_end = min(self._unrecorded, default=self.next_sequence)
         return LogStatistics(
             groups=len(self._groups),
             bytes=self._bytes,
             oldest=self._order[self._head] if self._groups else None,
             next_sequence=self.next_sequence,
             unrecorded=len(self._unrecorded),
-            durable_end=durable_end,
+            durable_end=self.durable_end if self._recorded else None,
             evicted=self._evicted,
             lost=self._lost_count,
             readers=len(self.watchers),
@@ -253,6 +250,11 @@ class TrackLog:
         """Sequences below ``end`` are reserved durably: subscribers may see them."""
         self._reserved_end = end
         self.watchers.notify()
+
+    @property
+    def durable_end(self) -> int:
+        """Every group below this is durable or lost. For a recorded track only."""
+        return min(self._unrecorded, default=self.next_sequence)
 
     def unrecorded(self) -> list[Group]:
         """The groups that are not yet wholly durable, oldest first by creation."""

@@ -14,6 +14,7 @@ from ..errors import ProtocolError
 from .broadcast import Broadcast
 from .clock import MediaClock
 from .notify import Wakeup, Watchers
+from .path import strip_prefix
 
 
 @attrs.frozen
@@ -70,7 +71,7 @@ class Origin:
         self._watchers.notify()
 
     def announced(self, prefix: str = "") -> OriginAnnouncements:
-        """Follow the broadcasts whose path starts with ``prefix``, those there now first.
+        """Follow the broadcasts at or below ``prefix``, those there now first.
 
         Close it (``async with``) when done.
         """
@@ -120,7 +121,7 @@ class OriginAnnouncements(trio.abc.ReceiveChannel[Announcement]):
         current = {
             path: broadcast
             for path, broadcast in self._origin.broadcasts.items()
-            if path.startswith(self._prefix)
+            if strip_prefix(path, self._prefix) is not None
         }
         for path, broadcast in self._told.items():
             if current.get(path) is not broadcast:

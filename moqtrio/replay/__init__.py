@@ -1,1 +1,32 @@
-"""."""
+"""History: the replay interface, the resolver, the recorder and the stores."""
+
+from .live import PARKED, LiveReader, Parked
+from .recorder import Recorder, RecorderSettings, RecorderStatistics
+from .resolver import DONE, Done, Dropped, Resolver, RetryPolicy, resolve_group
+from .source import END, Bounds, End, GroupReader, Missing, Pending, Ready, ReplaySource
+from .target import GroupWrite, ReplayTarget
+
+__all__ = [
+    "DONE",
+    "END",
+    "PARKED",
+    "Bounds",
+    "Done",
+    "Dropped",
+    "End",
+    "GroupReader",
+    "GroupWrite",
+    "LiveReader",
+    "Missing",
+    "Parked",
+    "Pending",
+    "Ready",
+    "Recorder",
+    "RecorderSettings",
+    "RecorderStatistics",
+    "ReplaySource",
+    "ReplayTarget",
+    "Resolver",
+    "RetryPolicy",
+    "resolve_group",
+]

@@ -1,0 +1,70 @@
+"""Reads a group that is in memory, in the same pieces as one that is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from ..errors import ReplayError
+from ..model.frame import Frame
+from ..model.group import Aborted, Group
+from .source import END, End, Ready
+
+
+class Parked:
+    """Nothing to do until the track's log changes (see :data:`PARKED`)."""
+
+    def __repr__(self) -> str:
+        return "PARKED"
+
+
+PARKED: Final = Parked()
+
+
+class LiveReader:
+    """A :class:`~moqtrio.replay.GroupReader` over a group in the log.
+
+    Holding it pins the group: what was in memory when the reader was made stays readable.
+    Where there is nothing yet it answers :data:`PARKED`, because whoever follows a live
+    group watches the log anyway, and must not pay for a task to wait.
+    """
+
+    __slots__ = ("_group", "_index")
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+        self._index = 0
+
+    @property
+    def sequence(self) -> int:
+        """The group's sequence."""
+        return self._group.sequence
+
+    def poll_frames(self, max_bytes: int) -> Ready[Sequence[Frame]] | Parked | End:
+        """The next frames; see :meth:`moqtrio.replay.GroupReader.poll_frames`."""
+        group = self._group
+        start = self._index
+        count = len(group.frames)
+        if start < count:
+            stop = count if group.size <= max_bytes else self._stop(max_bytes)
+            self._index = stop
+            return Ready(group.frames[start:stop])
+        if group.end is None:
+            return PARKED
+        if isinstance(group.end, Aborted):
+            raise ReplayError(
+                f"group {group.sequence} was aborted", code=group.end.code, retryable=False
+            )
+        return END
+
+    def _stop(self, max_bytes: int) -> int:
+        frames = self._group.frames
+        stop = self._index
+        size = 0
+        while stop < len(frames) and size < max_bytes:
+            size += len(frames[stop].payload)
+            stop += 1
+        return stop
+
+    def close(self) -> None:
+        """Nothing to let go of but the reference."""

@@ -1,0 +1,242 @@
+"""Decides, one sequence at a time, where a subscription gets its next group from.
+
+The rules (docs/replay.md has them with their reasons):
+
+* A group is in the live log, or in the store, or nowhere; each sequence is looked up on
+  its own. There is no hand-over point between history and live for a hole to fall into.
+* Absent and failed are different answers: what neither the log nor the store has is
+  dropped with code 0, what could not be read is retried and then dropped with another.
+* Nothing here waits. Every answer is there now, or says when to ask again.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+import attrs
+import trio
+
+from ..errors import ReplayError, RequestError, StreamCode
+from ..model.log import TrackLog
+from .live import PARKED, LiveReader, Parked
+from .source import GroupReader, Missing, Pending, Ready, ReplaySource
+
+Reader = LiveReader | GroupReader
+
+
+@attrs.frozen
+class Dropped:
+    """No group in ``[start, end)`` will come. Code 0: there is none."""
+
+    start: int
+    end: int
+    code: int
+
+
+class Done:
+    """Every sequence up to the end has been answered (see :data:`DONE`)."""
+
+    def __repr__(self) -> str:
+        return "DONE"
+
+
+DONE: Final = Done()
+
+Resolved = Ready[Reader] | Dropped | Pending | Parked | Done
+
+
+@attrs.frozen
+class RetryPolicy:
+    """How a failing source is asked again.
+
+    Attributes:
+        attempts: tries for one sequence; a source that used them up gets one try for each
+            further sequence until it answers again.
+        first_delay: seconds before the second try; doubled each time, with jitter.
+        max_delay: the longest delay in seconds.
+        breaker: how many sequences in a row may fail before the subscription ends.
+    """
+
+    attempts: int = 6
+    first_delay: float = 0.05
+    max_delay: float = 1.0
+    breaker: int = 16
+
+
+class Resolver:
+    """Answers for one subscription what comes next.
+
+    Args:
+        log: the track's groups in memory.
+        source: the store behind it, or None.
+        start: the first sequence asked for; None for the latest.
+        end: where to stop (half-open); None for never.
+        retry: how a failing source is asked again.
+    """
+
+    def __init__(
+        self,
+        log: TrackLog,
+        source: ReplaySource | None,
+        *,
+        start: int | None,
+        end: int | None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        self.cursor = start
+        self.end = end
+        self._log = log
+        self._source = source
+        self._retry = RetryPolicy() if retry is None else retry
+        self._found: Reader | None = None
+        self._attempts = 0
+        self._retry_at: float | None = None
+        self._failed_in_a_row = 0
+
+    def poll_start(self) -> Ready[int] | Pending:
+        """Find the first group that will come; ``cursor`` is then its sequence.
+
+        The smallest available sequence at or above the one asked for, over the log and
+        the store together; where there is none, the live edge (or later, if later was
+        asked for). What was found is held until it is served, so that it is there when
+        the answer has been given.
+        """
+        log = self._log
+        log.evict()
+        if self.cursor is None:
+            latest = log.latest
+            self.cursor = log.edge if latest is None else latest
+        while self.cursor < log.edge:
+            group = log.get(self.cursor)
+            if group is not None:
+                self._found = LiveReader(group)
+                break
+            answer = self._poll_source(self.cursor)
+            if isinstance(answer, Pending):
+                return answer
+            if isinstance(answer, Ready):
+                self._found = answer.value
+                break
+            if isinstance(answer, Dropped):
+                break  # It is there and cannot be read: start with it, and drop it by name.
+            self.cursor = self._next_available(self.cursor, answer)
+        return Ready(self.cursor)
+
+    def poll_next(self) -> Resolved:
+        """What comes at ``cursor``; moves the cursor past what is answered.
+
+        Raises ReplayError when the source has failed for too many groups in a row.
+        """
+        cursor = self.cursor
+        assert cursor is not None, "poll_start comes first"
+        if self._found is not None:
+            found, self._found = self._found, None
+            if found.sequence == cursor and not self._at_end(cursor):
+                self.cursor = cursor + 1
+                return Ready(found)
+            found.close()
+        if self._at_end(cursor):
+            return DONE
+        group = self._log.get(cursor)
+        if group is not None:
+            self.cursor = cursor + 1
+            return Ready(LiveReader(group))
+        if cursor >= self._log.edge:
+            return PARKED
+        lost_until = self._log.lost_until(cursor)
+        if lost_until is not None:
+            return self._drop(lost_until, StreamCode.EVICTED)
+        answer = self._poll_source(cursor)
+        if isinstance(answer, Missing):
+            return self._drop(self._next_available(cursor, answer), 0)
+        if isinstance(answer, Dropped):
+            return self._drop(answer.end, answer.code)
+        if isinstance(answer, Ready):
+            self.cursor = cursor + 1
+        return answer
+
+    def raise_start(self, start: int) -> None:
+        """Skip ahead to ``start``; going back is not possible, and ignored."""
+        if self.cursor is None or start > self.cursor:
+            self.cursor = start
+
+    def close(self) -> None:
+        """Let go of what was found and not taken."""
+        if self._found is not None:
+            self._found.close()
+            self._found = None
+
+    def _at_end(self, cursor: int) -> bool:
+        final = self._log.final_sequence
+        return (self.end is not None and cursor >= self.end) or (
+            final is not None and cursor >= final
+        )
+
+    def _drop(self, end: int, code: int) -> Dropped:
+        start = self.cursor
+        assert start is not None
+        if self.end is not None:
+            end = min(end, self.end)
+        self.cursor = end
+        return Dropped(start, end, code)
+
+    def _next_available(self, sequence: int, missing: Missing) -> int:
+        """The first sequence above ``sequence`` that the log or the store has, else the edge."""
+        candidates = [self._log.edge]
+        in_log = self._log.first_from(sequence)
+        if in_log is not None:
+            candidates.append(in_log)
+        if missing.next_available is not None:
+            candidates.append(missing.next_available)
+        return max(min(candidates), sequence + 1)
+
+    def _poll_source(self, sequence: int) -> Ready[Reader] | Pending | Missing | Dropped:
+        """Ask the source, within the retry policy. A failure for good is a Dropped of one."""
+        if self._source is None:
+            return Missing(None)
+        if self._retry_at is not None:
+            if trio.current_time() < self._retry_at:
+                return Pending(self._wait_for_retry)
+            self._retry_at = None
+        try:
+            answer = self._source.poll_group(sequence)
+        except ReplayError as error:
+            return self._failed(sequence, error)
+        if not isinstance(answer, Pending):
+            self._attempts = self._failed_in_a_row = 0
+        return answer
+
+    def _failed(self, sequence: int, error: ReplayError) -> Pending | Dropped:
+        if error.retryable and self._attempts + 1 < self._retry.attempts:
+            delay = min(self._retry.first_delay * 2**self._attempts, self._retry.max_delay)
+            self._attempts += 1
+            self._retry_at = trio.current_time() + delay * random.uniform(0.5, 1.0)
+            return Pending(self._wait_for_retry)
+        self._failed_in_a_row += 1
+        if self._failed_in_a_row >= self._retry.breaker:
+            raise error
+        return Dropped(sequence, sequence + 1, error.code or StreamCode.EVICTED)
+
+    async def _wait_for_retry(self) -> None:
+        if self._retry_at is not None:
+            await trio.sleep_until(self._retry_at)
+
+
+async def resolve_group(log: TrackLog, source: ReplaySource | None, sequence: int) -> Reader:
+    """Find one group, waiting for the store as long as its retries last.
+
+    Raises RequestError where there is none, ReplayError where it could not be read.
+    Cancelling it leaves nothing behind.
+    """
+    resolver = Resolver(log, source, start=sequence, end=sequence + 1)
+    while True:
+        answer = resolver.poll_next()
+        if isinstance(answer, Ready):
+            return answer.value
+        if isinstance(answer, Pending):
+            await answer.wait()
+        elif isinstance(answer, Dropped) and answer.code:
+            raise ReplayError(f"group {sequence} cannot be read", code=answer.code, retryable=False)
+        else:
+            raise RequestError(f"there is no group {sequence}", code=StreamCode.NOT_FOUND)
