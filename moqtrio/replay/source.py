@@ -15,7 +15,7 @@ import attrs
 
 from ..model.frame import Frame
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @attrs.frozen
@@ -34,10 +34,10 @@ class Bounds:
 
 
 @attrs.frozen
-class Ready(Generic[T]):
+class Ready(Generic[T_co]):
     """The answer is here."""
 
-    value: T
+    value: T_co
 
 
 @attrs.frozen
