@@ -107,6 +107,13 @@ class ReceiveStream(trio.abc.ReceiveStream):
         """
 
     @abc.abstractmethod
+    def peek_nowait(self) -> bytes:
+        """What the next :meth:`receive_nowait` would return, without taking it.
+
+        No credit goes back for it. Raises as ``receive_nowait`` does.
+        """
+
+    @abc.abstractmethod
     def stop(self, code: int) -> None:
         """Ask the peer to stop sending (STOP_SENDING) and discard what is unread.
 

@@ -342,6 +342,13 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
             self._consumed()
         return data
 
+    def peek_nowait(self) -> bytes:
+        if len(self._chunks) > 1:
+            data = b"".join(self._chunks)
+            self._chunks.clear()
+            self._chunks.append(data)
+        return self._chunks[0] if self._chunks else self._receive_nothing()
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
