@@ -1,0 +1,133 @@
+"""``python -m benchmarks``: moqtrio beside aioquic and moq-rs, on this machine, in one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from .contestants import CONTESTANTS
+from .million import MILLION, run_million
+from .report import as_json, ratio_table, ratios, summarize, table
+from .runner import Plan, Run, RunFailed, run_once
+from .shapes import SHAPES, Shape, shape_named
+
+QUICK_SECONDS = 0.8
+QUICK_ROUNDS = 2
+
+
+def main() -> None:
+    options = parse(sys.argv[1:])
+    if options.million:
+        sys.exit(trio.run(run_million, options.million))
+    if options.profile:
+        trio.run(profile, options)
+        return
+    sys.exit(trio.run(compare, options))
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=QUICK_SECONDS, help="publish so long")
+    parser.add_argument("--groups", type=int, default=0, help="publish so many groups instead")
+    parser.add_argument("--rounds", type=int, default=QUICK_ROUNDS, help="interleaved rounds")
+    parser.add_argument("--shape", action="append", type=shape_named, help="only this shape")
+    parser.add_argument("--only", action="append", choices=CONTESTANTS, help="this contestant")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
+    parser.add_argument(
+        "--million",
+        type=int,
+        nargs="?",
+        const=MILLION,
+        metavar="GROUPS",
+        help="instead: memory over a million groups, live and recorded",
+    )
+    parser.add_argument(
+        "--profile",
+        choices=("serve", "subscribe"),
+        help="instead: cProfile of one side of each chosen run",
+    )
+    return parser.parse_args(arguments)
+
+
+async def compare(options: argparse.Namespace) -> int:
+    runs: list[Run] = []
+    failures = 0
+    plan = Plan(seconds=options.seconds, groups=options.groups)
+    for round_number in range(options.rounds):
+        for shape in options.shape or SHAPES:
+            for contestant in options.only or CONTESTANTS:
+                run = await attempt(contestant, shape, plan)
+                if run is None:
+                    failures += 1
+                    continue
+                runs.append(run)
+                rate = run.subscriber.frames / run.subscriber.seconds
+                progress(f"round {round_number + 1}  {shape.name:12} {contestant:15} {rate:9,.0f}")
+    summary = sorted(summarize(runs), key=lambda entry: in_order(entry.shape, entry.contestant))
+    print(table(summary))
+    if found := ratios(summary):
+        print()
+        print(ratio_table(found))
+    if options.json:
+        document = as_json(runs, summary, environment())
+        options.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return 1 if failures else 0
+
+
+async def attempt(contestant: str, shape: Shape, plan: Plan) -> Run | None:
+    """One run, or None where it failed: the others still tell something."""
+    try:
+        return await run_once(contestant, shape, plan)
+    except* (RunFailed, trio.TooSlowError) as group:
+        progress(f"{contestant}, {shape.name}: {group.exceptions[0]!r}")
+    return None
+
+
+async def profile(options: argparse.Namespace) -> None:
+    plan = Plan(seconds=options.seconds, groups=options.groups, profile=options.profile)
+    for shape in options.shape or SHAPES:
+        for contestant in options.only or ["moqtrio live"]:
+            run = await run_once(contestant, shape, plan)
+            side = run.server if options.profile == "serve" else run.subscriber
+            print(f"== {contestant}, {shape.name}, {options.profile}, {side.groups} groups")
+            print(side.profile)
+
+
+def in_order(shape: str, contestant: str) -> tuple[int, int]:
+    return [s.name for s in SHAPES].index(shape), list(CONTESTANTS).index(contestant)
+
+
+def environment() -> dict[str, Any]:
+    """What ran, so that a file of numbers can be read a year later."""
+    packages = ("moqtrio", "aioquic", "trio", "moq-rs", "moq-ffi", "cryptography")
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processors": os.cpu_count(),
+        "packages": {name: version(name) for name in packages},
+    }
+
+
+def version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def progress(text: str) -> None:
+    if sys.stderr.isatty() or "CI" not in os.environ:
+        print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

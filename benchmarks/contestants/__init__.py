@@ -1,0 +1,54 @@
+"""The implementations that are measured, each a module with ``serve`` and ``subscribe``.
+
+``serve(job)`` emits ``listening`` (with ``url`` and ``fingerprint``), waits for a line,
+publishes, and emits ``result`` once its standard input ends. ``subscribe(job)`` emits
+``subscribed`` when it is ready for the first group, and ``result`` after the last.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Protocol
+
+import attrs
+
+from ..job import Job
+from ..shapes import Shape
+
+MAX_OUTSTANDING_BYTES = 4 * 1024 * 1024
+MIN_OUTSTANDING_GROUPS = 8
+
+
+@attrs.frozen
+class Entry:
+    """A contestant's module, and how many groups in flight suit it best."""
+
+    module: str
+    outstanding_groups: int
+
+    def window(self, shape: Shape) -> int:
+        """Groups in flight for groups of this size."""
+        fitting = MAX_OUTSTANDING_BYTES // shape.group_bytes
+        return max(MIN_OUTSTANDING_GROUPS, min(self.outstanding_groups, fitting))
+
+
+# Stock aioquic looks at every open stream for every packet: with 256 open it is three times
+# slower than with 16. moq-rs is half as fast with 16 as with 256.
+CONTESTANTS = {
+    "moqtrio live": Entry("moqtrio_live", 256),
+    "moqtrio replay": Entry("moqtrio_replay", 256),
+    "aioquic": Entry("aioquic_streams", 16),
+    "moq-rs": Entry("moq_rs", 256),
+}
+
+
+class Contestant(Protocol):
+    def serve(self, job: Job) -> None: ...
+
+    def subscribe(self, job: Job) -> None: ...
+
+
+def load(name: str) -> Contestant:
+    """The module of one contestant; only its own dependencies are imported."""
+    module: Contestant = import_module(f".{CONTESTANTS[name].module}", __name__)
+    return module
