@@ -12,7 +12,8 @@ from ..job import Job, Meter, Pacer
 
 async def line_from_runner() -> str:
     """The next line of standard input, without blocking the event loop."""
-    return (await asyncio.to_thread(sys.stdin.readline)).strip()
+    line: str = await asyncio.to_thread(sys.stdin.readline)
+    return line.strip()
 
 
 async def publish(job: Job, meter: Meter, publish_group: Callable[[int], None]) -> None:

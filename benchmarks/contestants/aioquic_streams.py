@@ -11,9 +11,9 @@ import datetime
 import ssl
 from typing import Any
 
-from aioquic.asyncio import QuicConnectionProtocol
-from aioquic.asyncio import connect as quic_connect
-from aioquic.asyncio import serve as quic_serve
+from aioquic.asyncio.client import connect as quic_connect
+from aioquic.asyncio.protocol import QuicConnectionProtocol
+from aioquic.asyncio.server import serve as quic_serve
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import HandshakeCompleted, QuicEvent, StreamDataReceived
 from cryptography import x509
@@ -102,6 +102,7 @@ async def _serve(job: Job) -> None:
     server = await quic_serve(
         "127.0.0.1", 0, configuration=configuration, create_protocol=protocol_class
     )
+    assert server._transport is not None  # the only way to learn the port
     port = server._transport.get_extra_info("sockname")[1]
     emit("listening", url=f"127.0.0.1:{port}", fingerprint="")
     await line_from_runner()
@@ -136,7 +137,7 @@ async def _subscribe(job: Job) -> None:
 def _certificate() -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
         .subject_name(name)
