@@ -66,8 +66,7 @@ class Child:
 
     async def expect(self, kind: str) -> dict[str, Any]:
         """The next message of this kind; memory samples before it are kept."""
-        async for line in self._lines():
-            message: dict[str, Any] = json.loads(line)
+        while (message := await self._next_message()) is not None:
             if message["type"] == kind:
                 return message
             if message["type"] != "sample":
@@ -79,18 +78,16 @@ class Child:
         assert self._process.stdin is not None
         await self._process.stdin.send_all(text.encode() + b"\n")
 
-    async def _lines(self) -> AsyncIterator[bytes]:
+    async def _next_message(self) -> dict[str, Any] | None:
         assert self._process.stdout is not None
-        while True:
-            line, newline, rest = self._buffer.partition(b"\n")
-            if newline:
-                self._buffer = rest
-                yield line
-                continue
+        while b"\n" not in self._buffer:
             data = await self._process.stdout.receive_some()
             if not data:
-                return
+                return None
             self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        message: dict[str, Any] = json.loads(line)
+        return message
 
 
 @attrs.frozen

@@ -1,0 +1,1 @@
+"""Against software nobody here wrote."""
