@@ -1,0 +1,140 @@
+"""From an exception to one readable line, a hint, and an exit code."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+
+import attrs
+
+from ..errors import (
+    ConnectError,
+    MoqError,
+    ReplayError,
+    RequestError,
+    SessionClosed,
+    StreamCode,
+    describe_stream_code,
+)
+
+EXIT_SUCCESS = 0
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_SIGNAL = 128  # plus the number of the signal, as shells count
+
+
+class UsageError(Exception):
+    """The command was given options that do not go together."""
+
+
+class Failure(Exception):
+    """The command could not do what it was asked to.
+
+    Args:
+        message: what happened, in one line.
+        hint: what to do about it, in one line, if that is known.
+    """
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+class OutputClosed(Exception):
+    """Whoever reads standard output has had enough: not a failure, but the end."""
+
+
+@attrs.frozen
+class Verdict:
+    """How the command ends: what to tell, and the exit code."""
+
+    exit_code: int
+    message: str | None = None
+    hint: str | None = None
+
+
+def judge(error: BaseException) -> Verdict:
+    """What an exception that ended the command comes down to."""
+    errors = list(_leaves(error))
+    for kind in (KeyboardInterrupt, OutputClosed, UsageError, Failure, MoqError, OSError):
+        for each in errors:
+            if isinstance(each, kind):
+                return _judge_one(each)
+    return _judge_one(errors[0])
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for each in error.exceptions:
+            yield from _leaves(each)
+    else:
+        yield error
+
+
+def _judge_one(error: BaseException) -> Verdict:
+    match error:
+        case KeyboardInterrupt():
+            return Verdict(EXIT_SIGNAL + 2)
+        case OutputClosed():
+            return Verdict(EXIT_SUCCESS)
+        case UsageError():
+            return Verdict(EXIT_USAGE, str(error), "moqtrio COMMAND --help lists the options")
+        case Failure():
+            return Verdict(EXIT_FAILURE, str(error), error.hint)
+        case MoqError():
+            return Verdict(EXIT_FAILURE, str(error) or type(error).__name__, _hint(error))
+        case OSError():
+            return Verdict(EXIT_FAILURE, _describe_os_error(error), _os_hint(error))
+        case _:
+            return Verdict(
+                EXIT_FAILURE,
+                f"unexpected {type(error).__name__}: {error}",
+                "this is a bug; --verbose shows where",
+            )
+
+
+def _hint(error: MoqError) -> str | None:
+    match error:
+        case ConnectError():
+            text = str(error).lower()
+            if "fingerprint" in text:
+                return "the fingerprint to expect is in the line the server prints when it is ready"
+            if "certificate" in text or "self-signed" in text or "verify" in text:
+                return (
+                    "for a development certificate pass the server's --tls-fingerprint; "
+                    "for an authority of your own, --tls-ca"
+                )
+            if "timeout" in text or "timed out" in text or "no answer" in text:
+                return "is the server running, and is UDP open to that port?"
+            return None
+        case RequestError() if error.code == StreamCode.NOT_FOUND:
+            return "moqtrio announced URL lists what there is"
+        case SessionClosed() if error.remote:
+            return "the server ended the session; subscribe again, --from the next group"
+        case ReplayError():
+            return "moqtrio store info DIR shows what a store holds"
+        case _:
+            return None
+
+
+def _describe_os_error(error: OSError) -> str:
+    reason = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
+    return f"{error.filename}: {reason}" if error.filename is not None else reason
+
+
+def _os_hint(error: OSError) -> str | None:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "something listens on that port already; port 0 picks a free one"
+        case errno.EADDRNOTAVAIL:
+            return "that is not an address of this machine; [::] listens on all of them"
+        case errno.EACCES if error.filename is None:
+            return "ports below 1024 need privileges"
+        case _:
+            return None
+
+
+def describe_code(code: int) -> str:
+    """Why groups are missing, for people."""
+    return "expired or never published" if code == 0 else describe_stream_code(code)

@@ -1,0 +1,55 @@
+"""``moqtrio fetch``: one group."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+import moqtrio
+
+from .failures import Failure, describe_code
+from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions
+from .output import open_output
+from .receiving import GroupPrinter, explain_refusal
+
+
+async def fetch(
+    url: str,
+    broadcast: str,
+    track: str,
+    sequence: int,
+    /,
+    *,
+    frames: bool = False,
+    tls: Annotated[ClientTlsOptions, Parameter(name="*")] = CLIENT_TLS,
+    general: Annotated[GeneralOptions, Parameter(name="*")] = GENERAL,
+) -> None:
+    """Get one group and print its frames, each followed by a newline.
+
+    Parameters
+    ----------
+    url
+        The server, as moqt://HOST:PORT.
+    broadcast
+        The broadcast's path.
+    track
+        The track's name.
+    sequence
+        The group's sequence.
+    frames
+        With --json, print each frame, its payload in base64.
+    """
+    client_tls = tls.build()
+    async with open_output() as output, moqtrio.open_session(url, tls=client_tls) as session:
+        printer = GroupPrinter(output, general, frames=frames)
+        try:
+            group = await session.fetch(broadcast, track, sequence)
+            await printer.print_group(group)
+        except moqtrio.RequestError as error:
+            raise await explain_refusal(session, broadcast, track, error) from error
+        except moqtrio.StreamReset as error:
+            raise Failure(
+                f"group {sequence} of {broadcast} {track} is not to be had: "
+                f"{describe_code(error.code)}"
+            ) from error

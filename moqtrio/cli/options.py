@@ -1,0 +1,175 @@
+"""Options that several commands share, as the groups they are shown in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter, Token
+
+from ..transport.tls import ClientTls, ServerTls
+from .durations import parse_duration
+from .failures import UsageError
+
+_TLS = Group("Certificates", sort_key=2)
+_SOURCE = Group("What is published", sort_key=1)
+_GENERAL = Group("General", sort_key=9)
+
+
+def _duration(_type: Any, tokens: Sequence[Token]) -> float:
+    return parse_duration(tokens[0].value)
+
+
+Duration = Annotated[float, Parameter(converter=_duration, metavar="DURATION")]
+"""A number of seconds, given as a duration such as ``72h``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneralOptions:
+    """What every command takes."""
+
+    json: Annotated[bool, Parameter(group=_GENERAL, help="Print one JSON object per line.")] = False
+    verbose: Annotated[
+        bool,
+        Parameter(
+            alias="-v", group=_GENERAL, help="Log what goes on, and show tracebacks of errors."
+        ),
+    ] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientTlsOptions:
+    """How a client convinces itself of the server."""
+
+    tls_fingerprint: Annotated[
+        str | None,
+        Parameter(
+            group=_TLS,
+            metavar="HEX",
+            help="Accept only the certificate with this SHA-256 fingerprint.",
+        ),
+    ] = None
+    tls_ca: Annotated[
+        Path | None,
+        Parameter(
+            group=_TLS, metavar="FILE", help="Verify against the authorities in this PEM file."
+        ),
+    ] = None
+    tls_insecure: Annotated[
+        bool, Parameter(group=_TLS, help="Accept any certificate. For tests alone.")
+    ] = False
+
+    def build(self) -> ClientTls:
+        """The library's own form. Raises UsageError for options that exclude each other."""
+        chosen = [self.tls_fingerprint is not None, self.tls_ca is not None, self.tls_insecure]
+        if sum(chosen) > 1:
+            raise UsageError(
+                "--tls-fingerprint, --tls-ca and --tls-insecure exclude each other: give one"
+            )
+        try:
+            return ClientTls(
+                fingerprint=self.tls_fingerprint,
+                ca_file=self.tls_ca,
+                insecure=self.tls_insecure,
+            )
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerTlsOptions:
+    """The certificate a server shows."""
+
+    tls_generate: Annotated[
+        str | None,
+        Parameter(
+            group=_TLS,
+            metavar="HOST",
+            help="Make a self-signed certificate for this host name, for development.",
+        ),
+    ] = None
+    tls_cert: Annotated[
+        Path | None,
+        Parameter(group=_TLS, metavar="FILE", help="The certificate and its chain, PEM."),
+    ] = None
+    tls_key: Annotated[
+        Path | None, Parameter(group=_TLS, metavar="FILE", help="Its private key, PEM.")
+    ] = None
+
+    def build(self) -> ServerTls:
+        """The library's own form. Raises UsageError unless there is exactly one certificate."""
+        if self.tls_generate is not None:
+            if self.tls_cert is not None or self.tls_key is not None:
+                raise UsageError("--tls-generate excludes --tls-cert and --tls-key")
+            return ServerTls.generate(self.tls_generate)
+        if self.tls_cert is None or self.tls_key is None:
+            raise UsageError(
+                "a server needs a certificate: --tls-cert FILE --tls-key FILE, "
+                "or --tls-generate HOST for development"
+            )
+        return ServerTls.from_files(self.tls_cert, self.tls_key)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceOptions:
+    """What is published, and how long it is kept."""
+
+    broadcast: Annotated[
+        str, Parameter(group=_SOURCE, metavar="PATH", help="The path it is announced under.")
+    ]
+    track: Annotated[
+        str, Parameter(group=_SOURCE, metavar="NAME", help="The track within the broadcast.")
+    ]
+    input: Annotated[
+        str,
+        Parameter(
+            group=_SOURCE,
+            metavar="-|FILE|telemetry",
+            allow_leading_hyphen=True,
+            help="Each line is a frame. - is standard input; telemetry samples this machine "
+            "at 50 Hz.",
+        ),
+    ] = "-"
+    seconds: Annotated[
+        Duration | None,
+        Parameter(group=_SOURCE, help="End the telemetry after so long."),
+    ] = None
+    group_frames: Annotated[
+        int, Parameter(group=_SOURCE, metavar="N", help="Frames per group.")
+    ] = 1
+    store: Annotated[
+        Path | None,
+        Parameter(
+            group=_SOURCE,
+            metavar="DIR",
+            help="Record to this directory, and replay from it what memory has forgotten.",
+        ),
+    ] = None
+    retention: Annotated[
+        Duration, Parameter(group=_SOURCE, help="How long the store keeps groups.")
+    ] = 72 * 3600.0
+    cache_age: Annotated[
+        Duration, Parameter(group=_SOURCE, help="How long memory keeps groups.")
+    ] = 5.0
+    exit: Annotated[
+        bool,
+        Parameter(
+            group=_SOURCE, help="Leave at the end of the input instead of serving what there is."
+        ),
+    ] = False
+
+    def check(self) -> None:
+        """Raises UsageError for values that make no sense."""
+        if self.group_frames < 1:
+            raise UsageError(f"--group-frames must be at least 1, not {self.group_frames}")
+        if self.seconds is not None and self.input != "telemetry":
+            raise UsageError("--seconds goes with --input telemetry; other input ends by itself")
+        if not self.broadcast or not self.track:
+            raise UsageError("--broadcast and --track must not be empty")
+
+
+GENERAL = GeneralOptions()
+CLIENT_TLS = ClientTlsOptions()
+SERVER_TLS = ServerTlsOptions()

@@ -1,0 +1,44 @@
+"""One line of progress, only where a person watches a terminal."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+
+class Progress:
+    """Shows the newest text on standard error, and takes it away at the end.
+
+    Args:
+        enabled: False shows nothing; nor does a standard error that is not a terminal.
+    """
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._live: Live | None = None
+        if enabled and sys.stderr.isatty():
+            console = Console(stderr=True)
+            # No refresh thread: it is drawn when there is something new.
+            self._live = Live(console=console, auto_refresh=False, transient=True)
+
+    def update(self, text: str) -> None:
+        """Show ``text`` in place of what was there."""
+        if self._live is not None:
+            self._live.update(Text(text, style="dim"), refresh=True)
+
+    def __enter__(self) -> Progress:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()

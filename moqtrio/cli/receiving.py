@@ -1,0 +1,101 @@
+"""What ``subscribe`` and ``fetch`` share: groups become output."""
+
+from __future__ import annotations
+
+import base64
+import sys
+
+import trio
+
+import moqtrio
+
+from .failures import Failure, describe_code
+from .options import GeneralOptions
+from .output import Output
+
+# An announcement that a peer has for us takes one round trip; this is many.
+_ANNOUNCE_WAIT = 1.0
+_ANNOUNCE_SHOWN = 8
+
+
+class GroupPrinter:
+    """Prints groups as payloads, one a line, or as JSON.
+
+    Args:
+        output: where to.
+        general: ``--json`` or not.
+        frames: with ``--json``, also print every frame.
+    """
+
+    def __init__(self, output: Output, general: GeneralOptions, *, frames: bool) -> None:
+        self._output = output
+        self._json = general.json
+        self._frames = frames
+        self.groups = 0
+        self.bytes = 0
+
+    async def print_group(self, group: moqtrio.GroupConsumer) -> None:
+        """Print a group as it arrives. Raises StreamReset where it was cut short."""
+        count = size = 0
+        while batch := await group.receive_batch():
+            payload_bytes = sum(len(frame.payload) for frame in batch)
+            self.bytes += payload_bytes
+            await self._print_frames(group.sequence, count, batch)
+            count += len(batch)
+            size += payload_bytes
+        self.groups += 1
+        if self._json:
+            await self._output.write_json(
+                {"type": "group", "sequence": group.sequence, "frames": count, "bytes": size}
+            )
+
+    async def _print_frames(self, sequence: int, first: int, frames: list[moqtrio.Frame]) -> None:
+        if not self._json:
+            await self._output.write(b"".join([frame.payload + b"\n" for frame in frames]))
+        elif self._frames:
+            for index, frame in enumerate(frames, first):
+                await self._output.write_json(
+                    {
+                        "type": "frame",
+                        "group": sequence,
+                        "index": index,
+                        "timestamp_us": frame.timestamp_us,
+                        "payload": base64.b64encode(frame.payload).decode(),
+                    }
+                )
+
+    async def print_gap(self, start: int, end: int, code: int) -> None:
+        """Print that the groups ``[start, end)`` are missing, and why."""
+        if self._json:
+            await self._output.write_json({"type": "gap", "start": start, "end": end, "code": code})
+            return
+        which = f"group {start} is" if end == start + 1 else f"groups {start} to {end - 1} are"
+        print(f"moqtrio: {which} missing: {describe_code(code)}", file=sys.stderr)
+
+    async def print_end(self, sequence: int | None) -> None:
+        """Print that the track ended below ``sequence``."""
+        if self._json:
+            await self._output.write_json({"type": "end", "sequence": sequence})
+
+
+async def explain_refusal(
+    session: moqtrio.Session, broadcast: str, track: str, error: moqtrio.RequestError
+) -> Failure:
+    """What the peer does offer, for someone who asked for what it does not."""
+    message = f"{broadcast} {track}: {error}"
+    if error.code != moqtrio.StreamCode.NOT_FOUND:
+        return Failure(message)
+    paths: list[str] = []
+    with trio.move_on_after(_ANNOUNCE_WAIT):
+        async with session.announced("") as announcements:
+            async for announcement in announcements:
+                if announcement.active:
+                    paths.append(announcement.path)
+                if len(paths) > _ANNOUNCE_SHOWN:
+                    break
+    if not paths:
+        return Failure(message, "the peer announces no broadcasts at all")
+    if broadcast in paths:
+        return Failure(message, f"the broadcast {broadcast} is there, so look at the track's name")
+    more = ", ..." if len(paths) > _ANNOUNCE_SHOWN else ""
+    return Failure(message, "announced there: " + ", ".join(paths[:_ANNOUNCE_SHOWN]) + more)

@@ -1,0 +1,50 @@
+"""``moqtrio serve``: publish a track to whoever connects."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import trio
+from cyclopts import Parameter
+
+import moqtrio
+
+from .options import GENERAL, SERVER_TLS, GeneralOptions, ServerTlsOptions, SourceOptions
+from .output import open_output
+from .publishing import open_publication
+
+
+async def serve(
+    url: str,
+    /,
+    *,
+    source: Annotated[SourceOptions, Parameter(name="*")],
+    tls: Annotated[ServerTlsOptions, Parameter(name="*")] = SERVER_TLS,
+    general: Annotated[GeneralOptions, Parameter(name="*")] = GENERAL,
+) -> None:
+    """Publish a track to whoever connects.
+
+    Prints one JSON line with the URL and the certificate's fingerprint when it is ready, and
+    with --json one with the track's statistics every second. The end of the input finishes
+    the track, which stays available until Ctrl-C.
+
+    Parameters
+    ----------
+    url
+        Where to listen, as moqt://HOST:PORT. [::] is every address, port 0 picks a free one.
+    """
+    server_tls = tls.build()
+    async with (
+        open_output() as output,
+        open_publication(source) as publication,
+        trio.open_nursery() as nursery,
+    ):
+        listener = await nursery.start(
+            partial(moqtrio.serve, publication.origin, url, tls=server_tls)
+        )
+        await output.write_json(
+            {"type": "listening", "url": listener.url, "fingerprint": listener.fingerprint}
+        )
+        await publication.run(output, json=general.json)
+        nursery.cancel_scope.cancel()

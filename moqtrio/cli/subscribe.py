@@ -1,0 +1,83 @@
+"""``moqtrio subscribe``: follow a track."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+from cyclopts import Parameter
+
+import moqtrio
+
+from .failures import UsageError
+from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions
+from .output import open_output
+from .positions import check_range, parse_start
+from .progress import Progress
+from .receiving import GroupPrinter, explain_refusal
+
+
+async def subscribe(
+    url: str,
+    broadcast: str,
+    track: str,
+    /,
+    *,
+    from_: Annotated[str, Parameter(name="--from", metavar="SEQ|oldest|latest")] = "latest",
+    until: Annotated[int | None, Parameter(metavar="SEQ")] = None,
+    frames: bool = False,
+    tls: Annotated[ClientTlsOptions, Parameter(name="*")] = CLIENT_TLS,
+    general: Annotated[GeneralOptions, Parameter(name="*")] = GENERAL,
+) -> None:
+    """Follow a track and print its frames, each followed by a newline.
+
+    Groups come in order. A group that cannot be had is reported, never skipped in silence.
+    Ends with the track.
+
+    Parameters
+    ----------
+    url
+        The server, as moqt://HOST:PORT.
+    broadcast
+        The broadcast's path.
+    track
+        The track's name.
+    from_
+        The first group: its sequence, the oldest there is, or the latest.
+    until
+        The first group that is not wanted any more.
+    frames
+        With --json, print each frame, its payload in base64.
+    """
+    start = parse_start(from_)
+    check_range(start, until)
+    if frames and not general.json:
+        raise UsageError("--frames goes with --json; without it payloads are printed anyway")
+    client_tls = tls.build()
+    async with open_output() as output, moqtrio.open_session(url, tls=client_tls) as session:
+        printer = GroupPrinter(output, general, frames=frames)
+        try:
+            async with session.subscribe(broadcast, track, start=start, end=until) as subscription:
+                await _print_items(subscription, printer)
+                await printer.print_end(_end(subscription.final, until))
+        except moqtrio.RequestError as error:
+            raise await explain_refusal(session, broadcast, track, error) from error
+
+
+async def _print_items(subscription: moqtrio.Subscription, printer: GroupPrinter) -> None:
+    with Progress(enabled=not sys.stdout.isatty()) as progress:
+        async for item in subscription:
+            match item:
+                case moqtrio.Gap(start, end, code):
+                    await printer.print_gap(start, end, code)
+                case moqtrio.GroupConsumer() as group:
+                    try:
+                        await printer.print_group(group)
+                    except moqtrio.StreamReset as error:
+                        await printer.print_gap(group.sequence, group.sequence + 1, error.code)
+                    progress.update(f"{printer.groups:,} groups, {printer.bytes / 1e6:,.1f} MB")
+
+
+def _end(final: int | None, until: int | None) -> int | None:
+    """Below which every sequence has been accounted for."""
+    return min((end for end in (final, until) if end is not None), default=None)

@@ -1,0 +1,126 @@
+"""Wrong usage is told in one line, with what was expected, and exit code 2."""
+
+from pathlib import Path
+
+import pytest
+
+from moqtrio.__main__ import main
+from moqtrio.cli.app import run
+from moqtrio.cli.failures import UsageError
+from moqtrio.cli.positions import check_range, parse_start
+
+SUBSCRIBE = ["subscribe", "moqt://localhost:1", "b", "t"]
+SERVE = ["serve", "moqt://localhost:0", "--broadcast", "b", "--track", "t"]
+GENERATE = ["--tls-generate", "localhost"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["dance"], 'Unknown command "dance"'),
+        (["subscribe"], "URL"),
+        ([*SUBSCRIBE, "--form", "oldest"], "Unknown option: --form"),
+        ([*SUBSCRIBE, "--from", "yesterday"], "sequence, oldest or latest, not 'yesterday'"),
+        ([*SUBSCRIBE, "--from=-1"], "sequence, oldest or latest, not '-1'"),
+        ([*SUBSCRIBE, "--from", "5", "--until", "5"], "must be above --from 5"),
+        ([*SUBSCRIBE, "--until", "0"], "leaves nothing"),
+        ([*SUBSCRIBE, "--until", "soon"], "soon"),
+        ([*SUBSCRIBE, "--frames"], "--frames goes with --json"),
+        ([*SUBSCRIBE, "--tls-insecure", "--tls-ca", "f"], "exclude each other"),
+        ([*SUBSCRIBE, "--tls-fingerprint", "xyz"], "fingerprint"),
+        (SERVE, "a server needs a certificate"),
+        ([*SERVE, "--tls-cert", "f"], "a server needs a certificate"),
+        ([*SERVE, *GENERATE, "--tls-cert", "f"], "--tls-generate excludes"),
+        ([*SERVE, *GENERATE, "--retention", "long"], "expected a duration such as"),
+        ([*SERVE, *GENERATE, "--group-frames", "0"], "must be at least 1, not 0"),
+        ([*SERVE, *GENERATE, "--seconds", "5"], "goes with --input telemetry"),
+        (["demo", "--seconds", "1"], "--seconds 5 or more"),
+    ],
+)
+def test_wrong_usage(
+    arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    message, hint = captured.err.splitlines()
+    assert message.startswith("moqtrio: ")
+    assert expected in message
+    assert "--help" in hint
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        *(
+            [*command, "--help"]
+            for command in (
+                ["serve"],
+                ["subscribe"],
+                ["publish"],
+                ["fetch"],
+                ["announced"],
+                ["store"],
+                ["store", "info"],
+                ["demo"],
+            )
+        ),
+    ],
+    ids=" ".join,
+)
+def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 0
+    captured = capsys.readouterr()
+    assert "Usage: moqtrio" in captured.out
+    assert captured.err == ""
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.strip()
+
+
+def test_an_input_that_is_not_there(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert run([*SERVE, *GENERATE, "--input", str(tmp_path / "absent")]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"{tmp_path / 'absent'}: No such file or directory" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("text", "start"), [("oldest", 0), ("latest", None), ("0", 0), ("12", 12), ("Oldest", 0)]
+)
+def test_where_to_begin(text: str, start: int | None) -> None:
+    assert parse_start(text) == start
+
+
+def test_ranges_that_hold_something_are_accepted() -> None:
+    check_range(None, 1)
+    check_range(0, 1)
+    check_range(7, None)
+    with pytest.raises(UsageError):
+        check_range(7, 7)
+
+
+def test_without_the_extra_one_line_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import builtins
+    import sys
+
+    real_import = builtins.__import__
+
+    def without_rich(name: str, *arguments: object, **keywords: object) -> object:
+        if name.partition(".")[0] == "rich":
+            raise ModuleNotFoundError("No module named 'rich'", name="rich")
+        return real_import(name, *arguments, **keywords)  # type: ignore[arg-type]  # passed on
+
+    for name in [name for name in sys.modules if name.startswith(("moqtrio.cli", "rich"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(builtins, "__import__", without_rich)
+    assert main() == 1
+    assert capsys.readouterr().err == (
+        "moqtrio: the command needs rich, which is not installed; "
+        "pip install 'moqtrio[cli]' brings it\n"
+    )
