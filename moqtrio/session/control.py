@@ -1,0 +1,70 @@
+"""A bidirectional stream that carries messages: one request and its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from ..errors import DecodeError, StreamCode
+from ..transport.connection import BidiStream
+from ..wire.lite import Message, MessageDecoder, SubscribeResponse
+
+MessageT = TypeVar("MessageT", bound=Message)
+T = TypeVar("T")
+
+CONTROL_PRIORITY = 1 << 20
+"""Requests and their answers leave before any group."""
+
+
+class ControlStream:
+    """Messages over a :class:`BidiStream`.
+
+    Reading raises :exc:`~moqtrio.errors.DecodeError` for bytes that are not the message
+    expected, and otherwise what the stream raises. Cancelling a read loses nothing.
+    """
+
+    def __init__(self, stream: BidiStream) -> None:
+        self.send = stream.send
+        self.receive = stream.receive
+        self._decoder = MessageDecoder()
+        stream.send.set_priority(CONTROL_PRIORITY)
+
+    async def read_varint(self) -> int | None:
+        """A bare varint, or None where the stream ends before it."""
+        return await self._read(self._decoder.next_varint)
+
+    async def read(self, message: type[MessageT]) -> MessageT | None:
+        """The next message, or None where the stream ends before it."""
+        return await self._read(lambda: self._decoder.next_message(message))
+
+    async def read_response(self) -> SubscribeResponse | None:
+        """The next answer of a publisher, or None where the stream ends before it."""
+        return await self._read(self._decoder.next_response)
+
+    async def require(self, message: type[MessageT]) -> MessageT:
+        """The next message. Raises DecodeError where the stream ends before it."""
+        found = await self.read(message)
+        if found is None:
+            raise DecodeError(f"expected {message.__name__}, got the end of the stream")
+        return found
+
+    async def _read(self, take: Callable[[], T | None]) -> T | None:
+        while True:
+            item = take()
+            if item is not None or self._decoder.at_eof:
+                return item
+            data = await self.receive.receive_some(65536)
+            if data:
+                self._decoder.feed(data)
+            else:
+                self._decoder.feed_eof()
+
+    def reset(self, code: int) -> None:
+        """End both halves with an error. Never blocks, never raises."""
+        self.send.reset(code)
+        self.receive.stop(code)
+
+    def finish(self) -> None:
+        """End both halves in peace: nothing more to say, nothing more to hear."""
+        self.send.finish()
+        self.receive.stop(StreamCode.INTERNAL)

@@ -1,0 +1,183 @@
+"""Answers a peer's requests: the publisher half of a session."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+
+from ..errors import DecodeError, ReplayError, RequestError, StreamCode
+from ..model import Origin, Track, strip_prefix
+from ..replay import resolve_group
+from ..transport.connection import BidiStream, Connection
+from ..wire import lite
+from .control import ControlStream
+from .fetching import send_group
+from .serving import ServingLimits, SubscriptionServer
+
+logger = logging.getLogger("moqtrio.session")
+
+REQUEST_TIMEOUT = 10.0
+"""Seconds a peer may take from opening a stream to having said what it is for."""
+
+
+class Publisher:
+    """Serves one origin to one peer.
+
+    Args:
+        connection: the peer.
+        origin: what it may have; None for nothing.
+        limits: what each subscription may hold.
+    """
+
+    def __init__(
+        self, connection: Connection, origin: Origin | None, limits: ServingLimits | None = None
+    ) -> None:
+        self._connection = connection
+        self._origin = origin
+        self._limits = limits
+        self._subscribe_ids: set[int] = set()
+
+    async def handle(self, stream: BidiStream) -> None:
+        """Serve one stream the peer opened, to its end.
+
+        Raises nothing but Cancelled: whatever goes wrong ends the stream, with a code
+        that says what, and a line in the log.
+        """
+        control = ControlStream(stream)
+        try:
+            await self._answer(control)
+        except DecodeError as error:
+            logger.warning("%s: bad request: %s", self._connection.remote_address, error)
+            control.reset(StreamCode.MALFORMED)
+        except (RequestError, ReplayError) as error:
+            logger.info("%s: request refused: %s", self._connection.remote_address, error)
+            control.reset(error.code or StreamCode.EVICTED)
+        except trio.BrokenResourceError:
+            control.reset(StreamCode.CANCEL)  # The peer has given up its request.
+        except trio.Cancelled:
+            control.reset(StreamCode.CANCEL)
+            raise
+        except Exception:
+            logger.exception("%s: a request failed", self._connection.remote_address)
+            control.reset(StreamCode.INTERNAL)
+
+    async def _answer(self, control: ControlStream) -> None:
+        try:
+            with trio.fail_after(REQUEST_TIMEOUT):
+                kind = await control.read_varint()
+                if kind not in _REQUESTS:
+                    raise RequestError(
+                        f"no request is known by stream type {kind}", code=StreamCode.CANCEL
+                    )
+                message, handler = _REQUESTS[kind]
+                request = await control.require(message)
+        except trio.TooSlowError:
+            raise RequestError(
+                f"the peer did not say what it wants within {REQUEST_TIMEOUT} s",
+                code=StreamCode.DELIVERY_TIMEOUT,
+            ) from None
+        await handler(self, control, request)
+
+    def _find(self, broadcast: str, track: str) -> Track:
+        found = None if self._origin is None else self._origin.broadcasts.get(broadcast)
+        if found is None:
+            raise RequestError(f"there is no broadcast {broadcast!r}", code=StreamCode.UNROUTABLE)
+        if track not in found.tracks:
+            raise RequestError(
+                f"the broadcast {broadcast!r} has no track {track!r}", code=StreamCode.NOT_FOUND
+            )
+        return found.tracks[track]
+
+    async def _subscribe(self, control: ControlStream, request: lite.Subscribe) -> None:
+        track = self._find(request.broadcast, request.track)
+        if request.subscribe_id in self._subscribe_ids:
+            raise DecodeError(f"subscribe id {request.subscribe_id} is in use on this session")
+        self._subscribe_ids.add(request.subscribe_id)
+        try:
+            await SubscriptionServer(self._connection, control, track, request, self._limits).run()
+        finally:
+            self._subscribe_ids.discard(request.subscribe_id)
+
+    async def _fetch(self, control: ControlStream, request: lite.Fetch) -> None:
+        track = self._find(request.broadcast, request.track)
+        reader = await resolve_group(track.log, track.source, request.sequence)
+        try:
+            control.send.set_priority(request.priority * 256 + track.info.priority)
+            await send_group(control.send, reader, track)
+        finally:
+            reader.close()
+        control.finish()
+
+    async def _track(self, control: ControlStream, request: lite.Track) -> None:
+        info = self._find(request.broadcast, request.track).info
+        answer = lite.TrackInfo(
+            priority=info.priority,
+            ordered=info.ordered,
+            max_latency=info.max_latency,
+            timescale=info.timescale,
+        )
+        await control.send.send_all(answer.encode())
+        control.finish()
+
+    async def _goaway(self, control: ControlStream, request: lite.Goaway) -> None:
+        logger.warning(
+            "%s: the peer is going away%s",
+            self._connection.remote_address,
+            f", it names {request.uri}" if request.uri else "",
+        )
+        control.finish()
+
+    async def _announce(self, control: ControlStream, request: lite.AnnounceRequest) -> None:
+        """Tell what there is, then what changes, until the peer ends the stream."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when_over, control, nursery.cancel_scope)
+            await self._send_announcements(control, request)
+        control.finish()
+
+    async def _send_announcements(
+        self, control: ControlStream, request: lite.AnnounceRequest
+    ) -> None:
+        origin = Origin() if self._origin is None else self._origin
+        async with origin.announced(request.prefix) as announcements:
+            initial = []
+            while True:
+                try:
+                    initial.append(announcements.receive_nowait())
+                except trio.WouldBlock:
+                    break
+            ok = lite.AnnounceOk(hop_id=origin.hop_id, active_count=len(initial))
+            messages = [_announce(found.path, True, request.prefix) for found in initial]
+            await control.send.send_all(ok.encode() + b"".join(messages))
+            async for found in announcements:
+                await control.send.send_all(_announce(found.path, found.active, request.prefix))
+
+
+def _announce(path: str, active: bool, prefix: str) -> bytes:
+    suffix = strip_prefix(path, prefix)
+    assert suffix is not None
+    status = lite.AnnounceStatus.ACTIVE if active else lite.AnnounceStatus.ENDED
+    return lite.Announce(status, suffix).encode()
+
+
+async def _cancel_when_over(control: ControlStream, scope: trio.CancelScope) -> None:
+    """Cancel ``scope`` when the peer ends its half, in whatever way."""
+    try:
+        while await control.receive.receive_some():
+            pass
+    except trio.BrokenResourceError:
+        pass
+    scope.cancel()
+
+
+Handler = Callable[[Publisher, ControlStream, Any], Awaitable[None]]
+
+_REQUESTS: dict[int | None, tuple[type[lite.Message], Handler]] = {
+    lite.BidiStreamType.ANNOUNCE: (lite.AnnounceRequest, Publisher._announce),
+    lite.BidiStreamType.SUBSCRIBE: (lite.Subscribe, Publisher._subscribe),
+    lite.BidiStreamType.FETCH: (lite.Fetch, Publisher._fetch),
+    lite.BidiStreamType.TRACK: (lite.Track, Publisher._track),
+    lite.BidiStreamType.GOAWAY: (lite.Goaway, Publisher._goaway),
+}

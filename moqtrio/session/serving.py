@@ -1,0 +1,292 @@
+"""Serves one subscription: the publisher's side of a subscribe stream.
+
+One task does the work: it asks the resolver what comes next, and moves every group that
+is under way as far as flow control and store allow. Then it sleeps until the log has
+changed, the peer has given credit, the store has answered or the subscriber has spoken.
+Live and replayed groups take the same way.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import attrs
+import trio
+
+from ..errors import DecodeError, ReplayError, StreamCode, StreamReset
+from ..model import Track, Wakeup
+from ..replay import Dropped, Pending, Ready, Resolver
+from ..transport.connection import Connection
+from ..wire.lite import (
+    Subscribe,
+    SubscribeDrop,
+    SubscribeEnd,
+    SubscribeResponse,
+    SubscribeStart,
+    SubscribeUpdate,
+)
+from .control import ControlStream
+from .group_sender import GroupSender, Progress
+
+logger = logging.getLogger("moqtrio.session")
+
+_STARTS_PER_TURN = 64
+_CONTROL_BACKLOG = 64 * 1024
+
+
+@attrs.frozen
+class ServingLimits:
+    """What one subscription may hold of this side's memory.
+
+    Attributes:
+        groups_blocked: groups that may wait for the subscriber or for the store at once;
+            each holds about 128 KiB. Groups that were wholly handed to the transport,
+            which has limits of its own, do not count: a long round trip does not slow
+            the replay of small groups.
+    """
+
+    groups_blocked: int = 4
+
+
+class SubscriptionServer:
+    """Runs one subscription from SUBSCRIBE to its end.
+
+    Args:
+        connection: where the groups go.
+        control: the subscribe stream.
+        track: what was asked for.
+        request: how it was asked for.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        control: ControlStream,
+        track: Track,
+        request: Subscribe,
+        limits: ServingLimits | None = None,
+    ) -> None:
+        self._connection = connection
+        self._control = control
+        self._track = track
+        self._log = track.log
+        self._id = request.subscribe_id
+        self._priority = self._priority_of(request.priority)
+        self._limits = ServingLimits() if limits is None else limits
+        self._resolver = Resolver(track.log, track.source, start=request.start, end=request.end)
+        self._wakeup = Wakeup()
+        self._senders: list[GroupSender] = []
+        self._blocked = 0
+        self._started = False
+        self._end_sent = False
+        self._backlog = bytearray()
+        self._resolver_waits = False
+
+    async def run(self) -> None:
+        """Serve until everything was sent, or the subscriber leaves, or this is cancelled.
+
+        Ends the stream itself in every case. Raises nothing but what is a bug, and
+        Cancelled, on which every group under way is reset.
+        """
+        remove_log = self._log.watchers.add(self._wakeup.set)
+        remove_writable = self._connection.on_writable(self._wakeup.set)
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_updates, nursery.cancel_scope)
+                await self._serve(nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            remove_log()
+            remove_writable()
+            self._resolver.close()
+            for sender in self._senders:
+                sender.reset(StreamCode.CANCEL)
+            self._control.finish()
+
+    async def _serve(self, nursery: trio.Nursery) -> None:
+        try:
+            while True:
+                moved = self._turn(nursery)
+                if self._is_over():
+                    return
+                if moved:
+                    await trio.lowlevel.checkpoint()
+                else:
+                    await self._wakeup.wait()
+        except trio.BrokenResourceError:
+            pass  # The subscriber has reset its stream, or the connection is over.
+        except ReplayError as error:
+            logger.error("subscription to %s: %s", self._describe(), error)
+            self._control.reset(error.code or StreamCode.EVICTED)
+
+    def _turn(self, nursery: trio.Nursery) -> bool:
+        """Do everything that can be done now; whether there may be more of it."""
+        if self._log.aborted is not None:
+            raise ReplayError("the track was aborted", code=self._log.aborted, retryable=False)
+        if not self._started and not self._start(nursery):
+            return False
+        moved = False
+        self._blocked = 0
+        for sender in tuple(self._senders):
+            moved |= self._advance(sender, nursery)
+        moved |= self._start_groups(nursery)
+        self._announce_end()
+        return self._flush_control() and moved
+
+    def _start(self, nursery: trio.Nursery) -> bool:
+        answer = self._resolver.poll_start()
+        if isinstance(answer, Pending):
+            self._resolver_wait(answer, nursery)
+            return False
+        self._started = True
+        final = self._log.final_sequence
+        if final is None or answer.value < final:
+            self._queue(SubscribeStart(answer.value))
+        return True
+
+    def _start_groups(self, nursery: trio.Nursery) -> bool:
+        """Begin groups while there are any and the subscriber keeps up."""
+        for _ in range(_STARTS_PER_TURN):
+            if (
+                self._resolver_waits
+                or self._blocked >= self._limits.groups_blocked
+                or len(self._backlog) > _CONTROL_BACKLOG
+            ):
+                return False
+            answer = self._resolver.poll_next()
+            if isinstance(answer, Ready):
+                sender = GroupSender(
+                    self._connection,
+                    answer.value,
+                    subscribe_id=self._id,
+                    timescale=self._track.info.timescale,
+                    priority=self._priority,
+                )
+                self._senders.append(sender)
+                self._advance(sender, nursery)
+            elif isinstance(answer, Dropped):
+                self._queue(SubscribeDrop(answer.start, answer.end, answer.code))
+            elif isinstance(answer, Pending):
+                self._resolver_wait(answer, nursery)
+                return False
+            else:  # parked at the edge, or at the subscription's end
+                return False
+        return True  # there may be more, after the others had their turn
+
+    def _advance(self, sender: GroupSender, nursery: trio.Nursery) -> bool:
+        """Move one group on; whether it could go further at once."""
+        if sender.is_waiting:
+            self._blocked += 1
+            return False
+        try:
+            progress = sender.advance()
+        except StreamReset:
+            sender.reset(StreamCode.CANCEL)  # The subscriber does not want this group.
+            self._senders.remove(sender)
+            return False
+        except ReplayError as error:
+            self._give_up(sender, error)
+            return False
+        if progress is Progress.OVER:
+            self._senders.remove(sender)
+        elif progress is Progress.PENDING:
+            self._blocked += 1
+            nursery.start_soon(self._wait_for, sender.wait_for_store, sender.store_ready)
+        elif progress is Progress.BLOCKED:
+            self._blocked += 1
+        return progress is Progress.MORE
+
+    def _give_up(self, sender: GroupSender, error: ReplayError) -> None:
+        """The group cannot be completed: its stream must not look as if it were."""
+        code = error.code or StreamCode.EVICTED
+        logger.warning("group %d of %s: %s", sender.sequence, self._describe(), error)
+        sender.reset(code)
+        self._senders.remove(sender)
+        self._queue(SubscribeDrop(sender.sequence, sender.sequence + 1, code))
+
+    def _announce_end(self) -> None:
+        final = self._log.final_sequence
+        if final is not None and not self._end_sent:
+            self._end_sent = True
+            self._queue(SubscribeEnd(final))
+
+    def _is_over(self) -> bool:
+        """Whether every group up to the track's end is accounted for.
+
+        A subscription that ends before its track does is not over then: the subscriber may
+        still move the end, and says itself when it has had enough. (A peer would take a FIN
+        for the end of the track.)
+        """
+        final = self._log.final_sequence
+        cursor = self._resolver.cursor
+        return (
+            self._started
+            and final is not None
+            and cursor is not None
+            and cursor >= final
+            and not self._senders
+            and not self._backlog
+        )
+
+    # Waiting
+
+    def _resolver_wait(self, pending: Pending, nursery: trio.Nursery) -> None:
+        if not self._resolver_waits:
+            self._resolver_waits = True
+            nursery.start_soon(self._wait_for, pending.wait, self._resolver_ready)
+
+    def _resolver_ready(self) -> None:
+        self._resolver_waits = False
+
+    async def _wait_for(
+        self, wait: Callable[[], Awaitable[None]], done: Callable[[], None]
+    ) -> None:
+        await wait()
+        done()
+        self._wakeup.set()
+
+    # The subscribe stream
+
+    def _queue(self, response: SubscribeResponse) -> None:
+        self._backlog += response.encode()
+
+    def _flush_control(self) -> bool:
+        """Send the responses that are due; False where they must wait."""
+        if self._backlog:
+            try:
+                self._control.send.send_nowait(bytes(self._backlog))
+            except trio.WouldBlock:
+                return False
+            self._backlog.clear()
+        return True
+
+    async def _read_updates(self, scope: trio.CancelScope) -> None:
+        """Follow the subscriber's wishes until it ends the stream, then end everything."""
+        try:
+            while (update := await self._control.read(SubscribeUpdate)) is not None:
+                self._update(update)
+        except trio.BrokenResourceError:
+            pass
+        except DecodeError as error:
+            logger.warning("subscription to %s: a bad update: %s", self._describe(), error)
+            self._control.reset(StreamCode.MALFORMED)
+        scope.cancel()
+
+    def _update(self, update: SubscribeUpdate) -> None:
+        if update.start is not None:
+            self._resolver.raise_start(update.start)
+        self._resolver.end = update.end
+        self._priority = self._priority_of(update.priority)
+        for sender in self._senders:
+            sender.priority = self._priority
+            if sender.stream is not None:
+                sender.stream.set_priority(self._priority)
+        self._wakeup.set()
+
+    def _priority_of(self, subscriber: int) -> int:
+        """The subscriber's priority decides, the publisher's among equals."""
+        return subscriber * 256 + self._track.info.priority
+
+    def _describe(self) -> str:
+        return f"{self._track.broadcast}/{self._track.name}"

@@ -1,0 +1,418 @@
+"""Follows one track: the subscriber's side of a subscribe stream."""
+
+from __future__ import annotations
+
+import logging
+from bisect import insort
+from collections import deque
+from enum import Enum
+from typing import Protocol
+
+import attrs
+import trio
+
+from ..errors import (
+    DecodeError,
+    ProtocolError,
+    RequestError,
+    SessionClosed,
+    StreamCode,
+    StreamReset,
+    describe_stream_code,
+)
+from ..model import RangeSet, TrackInfo, Wakeup
+from ..wire.lite import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeStart, SubscribeUpdate
+from .control import ControlStream
+from .group_stream import StreamGroupConsumer
+
+logger = logging.getLogger("moqtrio.session")
+
+_MAX_DROPS = 65536
+
+
+@attrs.frozen
+class Gap:
+    """Groups that will not come: every sequence in ``[start, end)``.
+
+    ``code`` says why: 0, the publisher has none of them; otherwise a
+    :class:`~moqtrio.StreamCode`, such as ``EVICTED`` for groups it could not read, or
+    ``DELIVERY_TIMEOUT`` for groups that neither came nor were said to be missing.
+    """
+
+    start: int
+    end: int
+    code: int
+
+
+class Order(Enum):
+    """In which order a subscription hands out groups."""
+
+    SEQUENCE = "sequence"
+    """By sequence, waiting for one that is late."""
+    ARRIVAL = "arrival"
+    """As they come."""
+
+
+Item = StreamGroupConsumer | Gap
+
+
+class Owner(Protocol):
+    """What a subscription needs of its session."""
+
+    def forget(self, subscription: Subscription) -> None:
+        """No more groups are wanted for this subscription."""
+        ...
+
+
+class Subscription(trio.abc.ReceiveChannel[Item]):
+    """Groups of one track, and the gaps between them. Made by ``Session.subscribe``.
+
+    Iterate over it: each item is a :class:`~moqtrio.GroupConsumer` or a :class:`Gap`.
+    Together they account for every sequence from :attr:`start` on, so what is not an item
+    has not happened yet. The iteration ends after the last group of a track that ended,
+    or at the end that was asked for.
+
+    Groups may be read side by side and in any order; one that is not wanted should be
+    closed (``await group.aclose()``), since unread groups hold up those behind them.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        control: ControlStream,
+        request: Subscribe,
+        info: TrackInfo,
+        *,
+        order: Order,
+        gap_timeout: float,
+        max_frame_bytes: int,
+    ) -> None:
+        self._owner = owner
+        self._control = control
+        self._request = request
+        self._info = info
+        self._order = order
+        self._gap_timeout = gap_timeout
+        self._max_frame_bytes = max_frame_bytes
+        self._wakeup = Wakeup()
+        self._cursor: int | None = None
+        self._start: int | None = None
+        self._final: int | None = None
+        self._finished = False
+        self._failure: Exception | None = None
+        self._closed = False
+        self._arrived: dict[int, StreamGroupConsumer] = {}
+        self._queue: deque[Item] = deque()
+        self._dropped: list[SubscribeDrop] = []
+        self._reading: dict[int, StreamGroupConsumer] = {}
+        self._seen = RangeSet(limit=_MAX_DROPS)
+
+    @property
+    def subscribe_id(self) -> int:
+        """The number of this subscription on its session."""
+        return self._request.subscribe_id
+
+    @property
+    def info(self) -> TrackInfo:
+        """The track's fixed properties."""
+        return self._info
+
+    @property
+    def start(self) -> int | None:
+        """The first sequence that is accounted for; None until the publisher has said."""
+        return self._start
+
+    @property
+    def final(self) -> int | None:
+        """One more than the track's last sequence, once the publisher has said."""
+        return self._final
+
+    # The application's side
+
+    async def receive(self) -> Item:
+        """The next group or gap.
+
+        Raises:
+            trio.EndOfChannel: after the last of them.
+            RequestError: the publisher ended the subscription, with its code.
+            SessionClosed: the session is over.
+            DecodeError: the publisher sent something on the subscription that is not
+                moq-lite.
+
+        Cancelling it loses nothing.
+        """
+        await trio.lowlevel.checkpoint_if_cancelled()
+        late_at: float | None = None
+        while True:
+            item = self._next()
+            if item is not None:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return item
+            self._raise_if_over()
+            late = self._late()
+            if late is None:
+                late_at = None
+                await self._wakeup.wait()
+                continue
+            if late_at is None:
+                late_at = trio.current_time() + self._gap_timeout
+            with trio.move_on_at(late_at) as scope:
+                await self._wakeup.wait()
+            if scope.cancelled_caught:
+                late_at = None
+                self._give_up(late)
+
+    def receive_nowait(self) -> Item:
+        """The next group or gap if it is there, else trio.WouldBlock. See ``receive``."""
+        item = self._next()
+        if item is not None:
+            return item
+        self._raise_if_over()
+        raise trio.WouldBlock
+
+    async def update(
+        self, *, end: int | None = None, start: int | None = None, priority: int | None = None
+    ) -> None:
+        """Change what is asked for.
+
+        Args:
+            end: the new end (half-open), None for no end.
+            start: skip ahead to this sequence; going back is not possible.
+            priority: 0 to 255; None leaves it as it is.
+
+        Cancelling it may leave the change half sent; then close the subscription.
+        """
+        request = self._request
+        self._request = attrs.evolve(
+            request,
+            start=request.start if start is None else start,
+            end=end,
+            priority=request.priority if priority is None else priority,
+        )
+        update = SubscribeUpdate(
+            priority=self._request.priority,
+            ordered=self._request.ordered,
+            max_latency=self._request.max_latency,
+            start=self._request.start,
+            end=self._request.end,
+        )
+        if start is not None and self._cursor is not None:
+            self._skip_to(start)
+        await self._control.send.send_all(update.encode())
+        self._wakeup.set()
+
+    async def aclose(self) -> None:
+        """Unsubscribe: unread groups are stopped. Cancelling it changes nothing."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Unsubscribe at once. Never blocks; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._owner.forget(self)
+        self._control.finish()
+        for group in (*self._arrived.values(), *self._reading.values()):
+            group.stop(StreamCode.CANCEL)
+        for item in self._queue:
+            if isinstance(item, StreamGroupConsumer):
+                item.stop(StreamCode.CANCEL)
+        self._arrived.clear()
+        self._reading.clear()
+        self._queue.clear()
+        self._wakeup.set()
+
+    # What comes next
+
+    def _next(self) -> Item | None:
+        if self._closed:
+            raise trio.ClosedResourceError("this side has unsubscribed")
+        if self._order is Order.ARRIVAL:
+            item = self._queue.popleft() if self._queue else None
+        else:
+            item = self._next_in_sequence()
+        if isinstance(item, StreamGroupConsumer):
+            self._hand_out(item)
+        return item
+
+    def _next_in_sequence(self) -> Item | None:
+        cursor = self._cursor
+        if cursor is None or self._at_end(cursor):
+            return None
+        group = self._arrived.pop(cursor, None)
+        if group is not None:
+            self._cursor = cursor + 1
+            return group
+        return self._next_gap(cursor)
+
+    def _next_gap(self, cursor: int) -> Gap | None:
+        dropped = self._dropped
+        while dropped and dropped[0].end <= cursor:
+            del dropped[0]
+        if not dropped or dropped[0].start > cursor:
+            return None
+        drop = dropped[0]
+        end = drop.end if self._request.end is None else min(drop.end, self._request.end)
+        # A group that came although it was dropped counts as having come.
+        end = min([end, *(sequence for sequence in self._arrived if sequence > cursor)])
+        self._cursor = end
+        return Gap(cursor, end, drop.code)
+
+    def _at_end(self, cursor: int) -> bool:
+        last = self._last
+        return last is not None and cursor >= last
+
+    def _raise_if_over(self) -> None:
+        """Raise what ends the iteration, if it has come to that."""
+        cursor = self._cursor
+        if self._order is Order.SEQUENCE:
+            if cursor is not None and self._at_end(cursor):
+                raise trio.EndOfChannel
+        elif self._accounted():
+            raise trio.EndOfChannel
+        if self._failure is not None:
+            raise self._failure
+        if self._finished and (self._start is None or self._last is None) and not self._arrived:
+            raise trio.EndOfChannel
+
+    @property
+    def _last(self) -> int | None:
+        """Where the subscription ends, as far as that is known."""
+        ends = [end for end in (self._final, self._request.end) if end is not None]
+        return min(ends, default=None)
+
+    def _accounted(self) -> bool:
+        """Whether every sequence up to the end has come or was dropped (arrival order)."""
+        last = self._last
+        if self._start is None or last is None:
+            return False
+        return self._start >= last or (self._seen.end_of(self._start) or 0) >= last
+
+    def _late(self) -> int | None:
+        """Up to where groups are late, or None: those before one that has come, or, once
+        the publisher has finished, all that have not."""
+        cursor = self._cursor
+        if cursor is None:
+            return None
+        if self._order is Order.ARRIVAL:
+            return self._last if self._finished else None
+        candidates = list(self._arrived)
+        candidates += [drop.start for drop in self._dropped if drop.start > cursor]
+        if self._finished and self._last is not None:
+            candidates.append(self._last)
+        return min(candidates, default=None)
+
+    def _give_up(self, end: int) -> None:
+        """What should have come by now is a gap that nobody has explained."""
+        cursor = self._cursor
+        assert cursor is not None
+        if self._order is Order.SEQUENCE:
+            drop = SubscribeDrop(cursor, end, StreamCode.DELIVERY_TIMEOUT)
+            insort(self._dropped, drop, key=_drop_start)
+            return
+        while cursor < end:
+            seen = self._seen.end_of(cursor)
+            if seen is None:
+                gap_end = min(self._seen.next_start(cursor) or end, end)
+                self._queue.append(Gap(cursor, gap_end, StreamCode.DELIVERY_TIMEOUT))
+                self._seen.add(cursor, gap_end)
+                seen = gap_end
+            cursor = seen
+
+    def _skip_to(self, start: int) -> None:
+        assert self._cursor is not None
+        if start <= self._cursor:
+            return
+        self._cursor = start
+        self._stop_below(start)
+
+    def _stop_below(self, start: int) -> None:
+        for sequence in [s for s in self._arrived if s < start]:
+            self._arrived.pop(sequence).stop(StreamCode.OLD)
+
+    def _hand_out(self, group: StreamGroupConsumer) -> None:
+        if len(self._reading) >= 64:
+            self._reading = {s: g for s, g in self._reading.items() if not g.over}
+        self._reading[group.sequence] = group
+
+    # The publisher's side
+
+    def group_arrived(self, group: StreamGroupConsumer) -> None:
+        """A group's stream has begun. One that is not wanted (any more) is stopped."""
+        sequence = group.sequence
+        if self._closed:
+            group.stop(StreamCode.CANCEL)
+        elif self._is_late(sequence):
+            logger.debug("group %d came too late, or twice", sequence)
+            group.stop(StreamCode.OLD)
+        elif self._order is Order.ARRIVAL:
+            self._seen.add(sequence, sequence + 1)
+            self._queue.append(group)
+        else:
+            self._arrived[sequence] = group
+        self._wakeup.set()
+
+    def _is_late(self, sequence: int) -> bool:
+        if self._order is Order.ARRIVAL:
+            return sequence in self._seen
+        return sequence in self._arrived or (self._cursor is not None and sequence < self._cursor)
+
+    async def read_responses(self) -> None:
+        """Follow what the publisher says of the subscription, until it ends."""
+        try:
+            while (response := await self._control.read_response()) is not None:
+                if isinstance(response, SubscribeStart):
+                    self._started(response.start)
+                elif isinstance(response, SubscribeEnd):
+                    self._ended(response.end)
+                else:
+                    self._drop(response)
+                self._wakeup.set()
+            self._finished = True
+        except StreamReset as error:
+            self._failure = RequestError(
+                f"the publisher ended the subscription to "
+                f"{self._request.broadcast}/{self._request.track}: "
+                f"{describe_stream_code(error.code)}",
+                code=error.code,
+            )
+        except (DecodeError, ProtocolError) as error:
+            self._failure = error
+            self._control.reset(StreamCode.MALFORMED)
+        except SessionClosed as error:
+            self._failure = error
+        except trio.ClosedResourceError:
+            pass  # unsubscribed meanwhile
+        self._wakeup.set()
+
+    def _started(self, start: int) -> None:
+        if self._start is not None:
+            raise ProtocolError(f"a second SUBSCRIBE_OK: {start} after {self._start}")
+        requested = self._request.start
+        if requested is not None and start < requested:
+            raise ProtocolError(f"SUBSCRIBE_OK names group {start}, below {requested}")
+        self._start = self._cursor = start
+        self._stop_below(start)
+
+    def _ended(self, final: int) -> None:
+        self._final = final
+        if self._cursor is None:  # the track ended with nothing to send
+            self._start = self._cursor = final
+
+    def _drop(self, drop: SubscribeDrop) -> None:
+        cursor = self._cursor
+        if cursor is None:
+            raise ProtocolError("SUBSCRIBE_DROP came before SUBSCRIBE_OK")
+        if self._order is Order.ARRIVAL:
+            if drop.start not in self._seen:
+                self._queue.append(Gap(drop.start, drop.end, drop.code))
+            self._seen.add(drop.start, drop.end)
+        elif drop.end > cursor:
+            if len(self._dropped) >= _MAX_DROPS:
+                raise ProtocolError(f"more than {_MAX_DROPS} drops that were not read yet")
+            insort(self._dropped, drop, key=_drop_start)
+
+
+def _drop_start(drop: SubscribeDrop) -> int:
+    return drop.start
