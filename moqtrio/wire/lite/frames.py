@@ -60,21 +60,12 @@ def microseconds_to_ticks(microseconds: int, timescale: int) -> int:
 
 
 # A frame's header is two varints. One Struct for each pair of their sizes packs both at
-# once; adding the prefixes, which sit above all value bits, sets the length codes.
+# once; the length codes (RFC 9000 section 16) sit above all value bits.
 _FORMATS = ("B", "H", "I", "Q")
-_PREFIXES = (0, 0x4000, 0x8000_0000, 0xC000_0000_0000_0000)
+_LENGTH_CODES = (0, 0x4000, 0x8000_0000, 0xC000_0000_0000_0000)
 _PACK_HEADER = tuple(
-    tuple(struct.Struct(f">{delta}{length}").pack for length in _FORMATS) for delta in _FORMATS
+    struct.Struct(f">{delta}{size}").pack for delta in _FORMATS for size in _FORMATS
 )
-
-
-def _length_code(value: int) -> int:
-    """Which of the four varint sizes ``value`` takes (RFC 9000 section 16)."""
-    if value < 0x40:
-        return 0
-    if value < 0x4000:
-        return 1
-    return 2 if value < 0x4000_0000 else 3
 
 
 def encode_frames(
@@ -113,13 +104,11 @@ def encode_frames(
             _refuse_timestamp(ticks, previous_ticks)
         previous_ticks = ticks
         size = len(payload)
-        delta_code = _length_code(zigzag)
-        size_code = _length_code(size)
-        append(
-            _PACK_HEADER[delta_code][size_code](
-                zigzag | _PREFIXES[delta_code], size | _PREFIXES[size_code]
-            )
-        )
+        # Which varint size each takes, written out: a call would cost more than it does.
+        left = 0 if zigzag < 0x40 else 1 if zigzag < 0x4000 else 2 if zigzag < 0x4000_0000 else 3
+        right = 0 if size < 0x40 else 1 if size < 0x4000 else 2 if size < 0x4000_0000 else 3
+        pack = _PACK_HEADER[left * 4 + right]
+        append(pack(zigzag | _LENGTH_CODES[left], size | _LENGTH_CODES[right]))
         append(payload)
     return b"".join(parts), previous_ticks
 
@@ -196,8 +185,13 @@ class FrameDecoder(Generic[FrameT]):
         if type(data) is not bytes:
             data = bytes(data)
         frames: list[FrameT] = []
-        offset = start if self._at_boundary else self._resume(data, start, frames)
+        offset = start
         end = len(data)
+        if not self._at_boundary:
+            offset = self._resume(data, start, frames)
+            if offset == end:
+                self._fed += end - start
+                return frames
         make_frame = self._make_frame
         max_frame_bytes = self._max_frame_bytes
         timescale = self._timescale
@@ -234,10 +228,15 @@ class FrameDecoder(Generic[FrameT]):
                 self._head = data[frame_at:]
                 self._at_boundary = False
                 break
-            ticks += (first >> 1) ^ -(first & 1)
-            timestamp = (ticks * MICROSECONDS + timescale // 2) // timescale if scaled else ticks
+            if first & 1:  # zigzag
+                ticks -= (first + 1) >> 1
+            else:
+                ticks += first >> 1
+            timestamp = ticks
+            if scaled:
+                timestamp = (ticks * MICROSECONDS + timescale // 2) // timescale
             # A shift tells both ends of the range at once: it is not 0 for negatives too.
-            if ticks >> 62 or timestamp >> 62 or size > max_frame_bytes:
+            if ticks >> 62 or size > max_frame_bytes or (scaled and timestamp >> 62):
                 self._refuse(ticks, size, self._fed + frame_at - start)
             payload_at = offset
             offset += size
@@ -281,7 +280,7 @@ class FrameDecoder(Generic[FrameT]):
         assert payload is not None
         available = len(data) - offset
         if available < self._missing:
-            payload.write(memoryview(data)[offset:])
+            payload.write(memoryview(data)[offset:] if offset else data)
             self._missing -= available
             return len(data)
         end = offset + self._missing

@@ -6,17 +6,18 @@ message class.
 
 from __future__ import annotations
 
-from typing import Self
+from typing import NamedTuple, Self
 
 import attrs
 
 from ...errors import DecodeError
 from ..buffer import Reader, Writer
-from ..varint import MAX_VARINT_SIZE, Buffer, encode_varint, try_decode_varint
+from ..varint import MAX_VARINT_SIZE, Buffer, decode_varint, encode_varint, try_decode_varint
 from .codes import UniStreamType
 from .message import Message
 
 _MAX_GROUP_BODY = 2 * MAX_VARINT_SIZE
+_GROUP = UniStreamType.GROUP  # looking it up in the enum each time is what would cost most
 
 
 @attrs.frozen
@@ -40,8 +41,7 @@ class GroupHeader(Message):
         return cls(reader.varint("the subscribe id"), reader.varint("the group sequence"))
 
 
-@attrs.frozen
-class UniHeader:
+class UniHeader(NamedTuple):
     """How a unidirectional stream starts.
 
     Attributes:
@@ -63,39 +63,46 @@ def encode_group_header(subscribe_id: int, sequence: int) -> bytes:
         ValueError: if a number is not in ``[0, 2**62)``.
     """
     body = encode_varint(subscribe_id) + encode_varint(sequence)
-    return bytes((UniStreamType.GROUP, len(body))) + body
+    return bytes((_GROUP, len(body))) + body
 
 
 def decode_uni_header(data: Buffer) -> UniHeader | None:
     """The start of a unidirectional stream, or None if ``data`` is not enough of it.
 
     Args:
-        data: the stream from its first byte, as much as there is. 25 bytes are always
+        data: the stream from its first byte, as much as there is. 32 bytes are always
             enough.
 
     Raises:
         DecodeError: if it is a group stream with a malformed GROUP message.
     """
-    decoded = try_decode_varint(data)
-    if decoded is None:
-        return None
-    stream_type, offset = decoded
-    if stream_type != UniStreamType.GROUP:
-        return UniHeader(stream_type, None, offset)
-    length_at = offset
-    decoded = try_decode_varint(data, offset)
-    if decoded is None:
-        return None
-    length, offset = decoded
-    if length > _MAX_GROUP_BODY:
-        raise DecodeError(
-            f"expected a GROUP message of at most {_MAX_GROUP_BODY} bytes, got {length}",
-            offset=length_at,
-        )
-    end = offset + length
+    if len(data) >= 2 and data[0] == _GROUP and data[1] <= _MAX_GROUP_BODY:
+        length, start = data[1], 2  # both varints in one byte, as every encoder writes them
+    else:
+        decoded = try_decode_varint(data)
+        if decoded is None:
+            return None
+        stream_type, length_at = decoded
+        if stream_type != _GROUP:
+            return UniHeader(stream_type, None, length_at)
+        decoded = try_decode_varint(data, length_at)
+        if decoded is None:
+            return None
+        length, start = decoded
+        if length > _MAX_GROUP_BODY:
+            raise _group_length_error(f"at most {_MAX_GROUP_BODY}", length, length_at)
+    end = start + length
     if end > len(data):
         return None
-    return UniHeader(stream_type, GroupHeader.decode(data[offset:end]), end)
+    subscribe_id, sequence_at = decode_varint(data, start)
+    sequence, after = decode_varint(data, sequence_at)
+    if after != end:
+        raise _group_length_error(str(after - start), length, start)
+    return UniHeader(_GROUP, GroupHeader(subscribe_id, sequence), end)
+
+
+def _group_length_error(expected: str, length: int, offset: int) -> DecodeError:
+    return DecodeError(f"expected a GROUP message of {expected} bytes, got {length}", offset=offset)
 
 
 @attrs.frozen
