@@ -12,6 +12,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import attrs
 import trio
 
 from .contestants import CONTESTANTS
@@ -22,6 +23,7 @@ from .shapes import SHAPES, Shape, shape_named
 
 QUICK_SECONDS = 0.8
 QUICK_ROUNDS = 2
+GUESSED_RATE = 10_000_000  # bytes per second, where no live run tells
 
 
 def main() -> None:
@@ -62,10 +64,11 @@ async def compare(options: argparse.Namespace) -> int:
     runs: list[Run] = []
     failures = 0
     plan = Plan(seconds=options.seconds, groups=options.groups)
+    contestants = options.only or [name for name, entry in CONTESTANTS.items() if entry.compared]
     for round_number in range(options.rounds):
         for shape in options.shape or SHAPES:
-            for contestant in options.only or CONTESTANTS:
-                run = await attempt(contestant, shape, plan)
+            for contestant in contestants:
+                run = await attempt(contestant, shape, prepared(plan, contestant, shape, runs))
                 if run is None:
                     failures += 1
                     continue
@@ -83,6 +86,17 @@ async def compare(options: argparse.Namespace) -> int:
     return 1 if failures else 0
 
 
+def prepared(plan: Plan, contestant: str, shape: Shape, runs: Sequence[Run]) -> Plan:
+    """Let a replay move as many groups as the live run before it."""
+    if plan.groups or not CONTESTANTS[contestant].prepared:
+        return plan
+    counts = [
+        run.server.groups for run in runs if run.shape == shape and run.contestant == "moqtrio live"
+    ]
+    groups = max(counts, default=0) or max(1, int(plan.seconds * GUESSED_RATE) // shape.group_bytes)
+    return attrs.evolve(plan, groups=groups)
+
+
 async def attempt(contestant: str, shape: Shape, plan: Plan) -> Run | None:
     """One run, or None where it failed: the others still tell something."""
     try:
@@ -96,7 +110,7 @@ async def profile(options: argparse.Namespace) -> None:
     plan = Plan(seconds=options.seconds, groups=options.groups, profile=options.profile)
     for shape in options.shape or SHAPES:
         for contestant in options.only or ["moqtrio live"]:
-            run = await run_once(contestant, shape, plan)
+            run = await run_once(contestant, shape, prepared(plan, contestant, shape, []))
             side = run.server if options.profile == "serve" else run.subscriber
             print(f"== {contestant}, {shape.name}, {options.profile}, {side.groups} groups")
             print(side.profile)

@@ -16,7 +16,7 @@ SECONDS = 3600.0
 async def run_million(groups: int) -> int:
     """Print the resident memory of both sides over the run; 0 where it stays flat."""
     plan = Plan(seconds=0, groups=groups, sample_every=groups // SAMPLES, deadline=SECONDS)
-    run = await run_once("moqtrio live", Shape(100, 1), plan)
+    run = await run_once("moqtrio recorded", Shape(100, 1), plan)
     rate = run.subscriber.groups / run.subscriber.seconds
     print(f"{run.subscriber.groups:,} groups at {rate:,.0f}/s, lost {run.lost_groups}")
     flat = [describe("server", run.server, groups), describe("subscriber", run.subscriber, groups)]
