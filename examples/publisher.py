@@ -15,7 +15,7 @@ import moqtrio
 
 async def main() -> None:
     origin = moqtrio.Origin()
-    tls = moqtrio.ServerTls.generate("localhost")
+    tls = moqtrio.generate_certificate()
     async with (
         moqtrio.SqliteStore.open("clock.store", retention=72 * 3600) as store,
         trio.open_nursery() as nursery,

@@ -8,12 +8,12 @@ from cyclopts import Parameter
 
 import moqtrio
 
-from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions
+from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions, Url
 from .output import open_output
 
 
 async def announced(
-    url: str,
+    url: Url,
     prefix: str = "",
     /,
     *,

@@ -9,13 +9,13 @@ from cyclopts import Parameter
 import moqtrio
 
 from .failures import Failure, describe_code
-from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions
+from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions, Url
 from .output import open_output
 from .receiving import GroupPrinter, explain_refusal
 
 
 async def fetch(
-    url: str,
+    url: Url,
     broadcast: str,
     track: str,
     sequence: int,
@@ -44,12 +44,15 @@ async def fetch(
     async with open_output() as output, moqtrio.open_session(url, tls=client_tls) as session:
         printer = GroupPrinter(output, general, frames=frames)
         try:
+            # Asked for by itself, to tell a track that is not there from a group.
+            await session.track_info(broadcast, track)
+        except moqtrio.RequestError as error:
+            raise await explain_refusal(session, broadcast, error) from error
+        try:
             group = await session.fetch(broadcast, track, sequence)
             await printer.print_group(group)
-        except moqtrio.RequestError as error:
-            raise await explain_refusal(session, broadcast, track, error) from error
-        except moqtrio.StreamReset as error:
+        except (moqtrio.RequestError, moqtrio.StreamReset) as error:
             raise Failure(
-                f"group {sequence} of {broadcast} {track} is not to be had: "
+                f"group {sequence} of {broadcast}/{track} is not to be had: "
                 f"{describe_code(error.code)}"
             ) from error

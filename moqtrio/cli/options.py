@@ -9,13 +9,23 @@ from typing import Annotated, Any
 
 from cyclopts import Group, Parameter, Token
 
-from ..transport.tls import ClientTls, ServerTls
+import moqtrio
+
+from ..session.url import SessionUrl
 from .durations import parse_duration
 from .failures import UsageError
 
 _TLS = Group("Certificates", sort_key=2)
 _SOURCE = Group("What is published", sort_key=1)
 _GENERAL = Group("General", sort_key=9)
+
+
+def _check_url(_type: Any, url: str) -> None:
+    SessionUrl.parse(url)
+
+
+Url = Annotated[str, Parameter(validator=_check_url)]
+"""``moqt://HOST:PORT``, checked before anything is opened."""
 
 
 def _duration(_type: Any, tokens: Sequence[Token]) -> float:
@@ -61,7 +71,7 @@ class ClientTlsOptions:
         bool, Parameter(group=_TLS, help="Accept any certificate. For tests alone.")
     ] = False
 
-    def build(self) -> ClientTls:
+    def build(self) -> moqtrio.ClientTls:
         """The library's own form. Raises UsageError for options that exclude each other."""
         chosen = [self.tls_fingerprint is not None, self.tls_ca is not None, self.tls_insecure]
         if sum(chosen) > 1:
@@ -69,7 +79,7 @@ class ClientTlsOptions:
                 "--tls-fingerprint, --tls-ca and --tls-insecure exclude each other: give one"
             )
         try:
-            return ClientTls(
+            return moqtrio.ClientTls(
                 fingerprint=self.tls_fingerprint,
                 ca_file=self.tls_ca,
                 insecure=self.tls_insecure,
@@ -98,18 +108,23 @@ class ServerTlsOptions:
         Path | None, Parameter(group=_TLS, metavar="FILE", help="Its private key, PEM.")
     ] = None
 
-    def build(self) -> ServerTls:
+    def build(self) -> moqtrio.ServerTls:
         """The library's own form. Raises UsageError unless there is exactly one certificate."""
         if self.tls_generate is not None:
             if self.tls_cert is not None or self.tls_key is not None:
                 raise UsageError("--tls-generate excludes --tls-cert and --tls-key")
-            return ServerTls.generate(self.tls_generate)
+            try:
+                return moqtrio.generate_certificate([self.tls_generate])
+            except ValueError as error:
+                raise UsageError(
+                    f"--tls-generate expects a host name or address, not {self.tls_generate!r}"
+                ) from error
         if self.tls_cert is None or self.tls_key is None:
             raise UsageError(
                 "a server needs a certificate: --tls-cert FILE --tls-key FILE, "
                 "or --tls-generate HOST for development"
             )
-        return ServerTls.from_files(self.tls_cert, self.tls_key)
+        return moqtrio.ServerTls.from_files(self.tls_cert, self.tls_key)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,13 @@ from cyclopts import Parameter
 
 import moqtrio
 
-from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions, SourceOptions
+from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions, SourceOptions, Url
 from .output import open_output
 from .publishing import open_publication
 
 
 async def publish(
-    url: str,
+    url: Url,
     /,
     *,
     source: Annotated[SourceOptions, Parameter(name="*")],

@@ -13,7 +13,7 @@ from .failures import Failure, describe_code
 from .options import GeneralOptions
 from .output import Output
 
-# An announcement that a peer has for us takes one round trip; this is many.
+# The peer answers within a round trip; this is many.
 _ANNOUNCE_WAIT = 1.0
 _ANNOUNCE_SHOWN = 8
 
@@ -79,20 +79,17 @@ class GroupPrinter:
 
 
 async def explain_refusal(
-    session: moqtrio.Session, broadcast: str, track: str, error: moqtrio.RequestError
+    session: moqtrio.Session, broadcast: str, error: moqtrio.RequestError
 ) -> Failure:
     """What the peer does offer, for someone who asked for what it does not."""
-    message = f"{broadcast} {track}: {error}"
+    message = str(error)
     if error.code != moqtrio.StreamCode.NOT_FOUND:
         return Failure(message)
     paths: list[str] = []
     with trio.move_on_after(_ANNOUNCE_WAIT):
         async with session.announced("") as announcements:
-            async for announcement in announcements:
-                if announcement.active:
-                    paths.append(announcement.path)
-                if len(paths) > _ANNOUNCE_SHOWN:
-                    break
+            for _ in range(min(announcements.initial, _ANNOUNCE_SHOWN + 1)):
+                paths.append((await announcements.receive()).path)
     if not paths:
         return Failure(message, "the peer announces no broadcasts at all")
     if broadcast in paths:

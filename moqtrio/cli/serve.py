@@ -10,13 +10,13 @@ from cyclopts import Parameter
 
 import moqtrio
 
-from .options import GENERAL, SERVER_TLS, GeneralOptions, ServerTlsOptions, SourceOptions
+from .options import GENERAL, SERVER_TLS, GeneralOptions, ServerTlsOptions, SourceOptions, Url
 from .output import open_output
 from .publishing import open_publication
 
 
 async def serve(
-    url: str,
+    url: Url,
     /,
     *,
     source: Annotated[SourceOptions, Parameter(name="*")],

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 import moqtrio
 
 from .failures import UsageError
-from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions
+from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions, Url
 from .output import open_output
 from .positions import check_range, parse_start
 from .progress import Progress
@@ -18,7 +18,7 @@ from .receiving import GroupPrinter, explain_refusal
 
 
 async def subscribe(
-    url: str,
+    url: Url,
     broadcast: str,
     track: str,
     /,
@@ -61,7 +61,7 @@ async def subscribe(
                 await _print_items(subscription, printer)
                 await printer.print_end(_end(subscription.final, until))
         except moqtrio.RequestError as error:
-            raise await explain_refusal(session, broadcast, track, error) from error
+            raise await explain_refusal(session, broadcast, error) from error
 
 
 async def _print_items(subscription: moqtrio.Subscription, printer: GroupPrinter) -> None:

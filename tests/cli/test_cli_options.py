@@ -28,6 +28,8 @@ GENERATE = ["--tls-generate", "localhost"]
         ([*SUBSCRIBE, "--frames"], "--frames goes with --json"),
         ([*SUBSCRIBE, "--tls-insecure", "--tls-ca", "f"], "exclude each other"),
         ([*SUBSCRIBE, "--tls-fingerprint", "xyz"], "fingerprint"),
+        (["subscribe", "http://localhost:1", "b", "t"], "expected moqt://HOST:PORT"),
+        (["announced", "moqt://localhost"], "has no port"),
         (SERVE, "a server needs a certificate"),
         ([*SERVE, "--tls-cert", "f"], "a server needs a certificate"),
         ([*SERVE, *GENERATE, "--tls-cert", "f"], "--tls-generate excludes"),

@@ -1,0 +1,267 @@
+"""The command as people use it: real processes, real QUIC on loopback."""
+
+from __future__ import annotations
+
+import base64
+import random
+import subprocess
+from pathlib import Path
+
+import pytest
+import trio
+from cli_commands import Running, run_moqtrio, running_moqtrio, serving
+
+LINES = [b"one", b"", b"two\r", b"\0\xff\xfe", "drei \N{SNOWMAN}".encode(), b"six"]
+CONTENT = b"".join(line + b"\n" for line in LINES)
+
+
+@pytest.fixture
+def input_file(tmp_path: Path) -> Path:
+    path = tmp_path / "input"
+    path.write_bytes(CONTENT)
+    return path
+
+
+def generate_lines(count: int) -> bytes:
+    source = random.Random(7)
+    return b"".join(
+        source.randbytes(source.randrange(200)).replace(b"\n", b"\r") + b"\n" for _ in range(count)
+    )
+
+
+@pytest.mark.parametrize("group_frames", [1, 7])
+async def test_a_copy_through_the_store_is_identical(tmp_path: Path, group_frames: int) -> None:
+    path = tmp_path / "input"
+    path.write_bytes(generate_lines(10_000))
+    async with serving(
+        *("--input", str(path), "--group-frames", str(group_frames)),
+        *("--store", str(tmp_path / "store"), "--cache-age", "0s", "--json"),
+    ) as server:
+        while True:
+            statistics = await server.running.read_message()
+            if statistics["unrecorded"] == 0 and statistics["oldest"]:
+                break
+        assert statistics["lost"] == 0
+        done = await server.subscribe("--from", "oldest")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == path.read_bytes()
+
+
+async def test_a_copy_from_memory_is_identical(input_file: Path) -> None:
+    async with serving("--input", str(input_file)) as server:
+        done = await server.subscribe("--from", "oldest")
+        assert (done.code, done.err, done.out) == (0, "", CONTENT)
+
+
+async def test_a_last_line_without_newline_gets_one(tmp_path: Path) -> None:
+    path = tmp_path / "input"
+    path.write_bytes(b"one\ntwo")
+    async with serving("--input", str(path)) as server:
+        done = await server.subscribe("--from", "oldest")
+    assert done.out == b"one\ntwo\n"
+
+
+async def test_standard_input_is_live() -> None:
+    async with (
+        serving(stdin=subprocess.PIPE) as server,
+        running_moqtrio(
+            "subscribe", server.url, "b", "t", *server.pinned, "--from", "oldest"
+        ) as subscriber,
+    ):
+        stdin = server.running.process.stdin
+        assert stdin is not None
+        for line in (b"one\n", b"two\n"):
+            await stdin.send_all(line)
+            assert await subscriber.read_line() == line
+        await stdin.aclose()
+        done = await subscriber.wait()
+    assert (done.code, done.out) == (0, b"")
+
+
+async def test_json(input_file: Path) -> None:
+    async with serving("--input", str(input_file), "--group-frames", "4") as server:
+        groups = await server.subscribe("--from", "oldest", "--json")
+        assert groups.code == 0
+        assert groups.messages == [
+            {"type": "group", "sequence": 0, "frames": 4, "bytes": 10},
+            {"type": "group", "sequence": 1, "frames": 2, "bytes": 11},
+            {"type": "end", "sequence": 2},
+        ]
+        frames = await server.subscribe("--from", "1", "--json", "--frames")
+        first, second, group, end = frames.messages
+        assert first.pop("timestamp_us") <= second.pop("timestamp_us")
+        assert first == {
+            "type": "frame",
+            "group": 1,
+            "index": 0,
+            "payload": base64.b64encode(LINES[4]).decode(),
+        }
+        assert second == {
+            "type": "frame",
+            "group": 1,
+            "index": 1,
+            "payload": base64.b64encode(LINES[5]).decode(),
+        }
+        assert group == {"type": "group", "sequence": 1, "frames": 2, "bytes": 11}
+        assert end == {"type": "end", "sequence": 2}
+
+
+async def test_from_and_until_are_half_open(input_file: Path) -> None:
+    async with serving("--input", str(input_file)) as server:
+        done = await server.subscribe("--from", "2", "--until", "4")
+        assert (done.code, done.out) == (0, b"".join(line + b"\n" for line in LINES[2:4]))
+        done = await server.subscribe("--from", "latest")
+        assert (done.code, done.out) == (0, LINES[-1] + b"\n")
+
+
+async def test_fetch(input_file: Path) -> None:
+    async with serving("--input", str(input_file), "--group-frames", "2") as server:
+        fetch = ("fetch", server.url, "b", "t")
+        done = await run_moqtrio(*fetch, "1", *server.pinned)
+        assert (done.code, done.err, done.out) == (0, "", LINES[2] + b"\n" + LINES[3] + b"\n")
+        done = await run_moqtrio(*fetch, "1", *server.pinned, "--json")
+        assert done.messages == [{"type": "group", "sequence": 1, "frames": 2, "bytes": 7}]
+        done = await run_moqtrio(*fetch, "9", *server.pinned)
+        assert (done.code, done.out) == (1, b"")
+        assert "group 9" in done.err
+        assert "Traceback" not in done.err
+
+
+async def test_what_is_not_there_is_answered_with_what_is(input_file: Path) -> None:
+    async with serving("--input", str(input_file)) as server:
+        done = await run_moqtrio("subscribe", server.url, "elsewhere", "t", *server.pinned)
+        assert (done.code, done.out) == (1, b"")
+        message, hint = done.err.splitlines()
+        assert message.startswith("moqtrio: elsewhere/t: ")
+        assert hint == "  hint: announced there: b"
+        done = await run_moqtrio("subscribe", server.url, "b", "other", *server.pinned)
+        assert done.code == 1
+        assert "track's name" in done.err
+
+
+async def test_announced(input_file: Path) -> None:
+    async with serving("--input", str(input_file)) as server:
+        async with running_moqtrio("announced", server.url, "", *server.pinned, "--json") as lister:
+            assert await lister.read_message() == {
+                "type": "announced",
+                "path": "b",
+                "active": True,
+            }
+            await assert_interrupted(lister)
+        async with running_moqtrio("announced", server.url, *server.pinned) as lister:
+            assert await lister.read_line() == b"+ b\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], "--tls-fingerprint"),
+        (["--tls-fingerprint", "00" * 32], "fingerprint"),
+    ],
+)
+async def test_a_certificate_that_is_not_trusted_is_refused(
+    input_file: Path, options: list[str], expected: str
+) -> None:
+    async with serving("--input", str(input_file)) as server:
+        done = await run_moqtrio("subscribe", server.url, "b", "t", "--from", "oldest", *options)
+    assert (done.code, done.out) == (1, b"")
+    assert expected in done.err
+    assert "Traceback" not in done.err
+
+
+async def test_insecure_has_to_be_asked_for(input_file: Path) -> None:
+    async with serving("--input", str(input_file)) as server:
+        done = await run_moqtrio(
+            "subscribe", server.url, "b", "t", "--from", "oldest", "--tls-insecure"
+        )
+    assert (done.code, done.out) == (0, CONTENT)
+
+
+async def assert_interrupted(running: Running) -> None:
+    done = await running.interrupt()
+    assert (done.code, done.err) == (130, "")
+
+
+async def test_control_c_is_130_without_a_word(input_file: Path) -> None:
+    async with serving("--input", "-", stdin=subprocess.PIPE) as server:
+        stdin = server.running.process.stdin
+        assert stdin is not None
+        await stdin.send_all(b"one\n")
+        async with running_moqtrio(
+            "subscribe", server.url, "b", "t", *server.pinned, "--from", "oldest"
+        ) as subscriber:
+            assert await subscriber.read_line() == b"one\n"
+            await assert_interrupted(subscriber)
+        await assert_interrupted(server.running)
+
+
+async def test_a_reader_that_leaves_is_not_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "input"
+    path.write_bytes(generate_lines(50_000))
+    async with (
+        serving("--input", str(path), "--store", str(tmp_path / "store")) as server,
+        running_moqtrio(
+            "subscribe", server.url, "b", "t", *server.pinned, "--from", "oldest"
+        ) as subscriber,
+    ):
+        await subscriber.read_line()
+        assert subscriber.process.stdout is not None
+        assert subscriber.process.stderr is not None
+        await subscriber.process.stdout.aclose()
+        assert await subscriber.process.wait() == 0
+        assert await subscriber.process.stderr.receive_some() == b""
+
+
+async def test_no_server_is_one_line_and_a_hint() -> None:
+    with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as silent:
+        await silent.bind(("127.0.0.1", 0))
+        port = silent.getsockname()[1]
+        done = await run_moqtrio("subscribe", f"moqt://127.0.0.1:{port}", "b", "t")
+    assert (done.code, done.out) == (1, b"")
+    message, hint = done.err.splitlines()
+    assert message.startswith("moqtrio: ")
+    assert "is the server running" in hint
+
+
+async def test_the_port_is_taken(input_file: Path) -> None:
+    async with serving("--input", str(input_file)) as server:
+        done = await run_moqtrio(
+            *("serve", server.url, "--broadcast", "b", "--track", "t"),
+            *("--tls-generate", "localhost"),
+        )
+    assert (done.code, done.out) == (1, b"")
+    assert "in use" in done.err
+    assert "port 0" in done.err
+
+
+async def test_a_restarted_server_goes_on_where_it_was(tmp_path: Path) -> None:
+    store = ("--store", str(tmp_path / "store"))
+    for text in (b"one\n", b"two\n"):
+        path = tmp_path / "input"
+        path.write_bytes(text)
+        async with serving("--input", str(path), "--exit", *store) as server:
+            assert (await server.running.wait()).code == 0
+    path.write_bytes(b"three\n")
+    async with serving("--input", str(path), *store) as server:
+        done = await server.subscribe("--from", "oldest")
+        assert (done.code, done.out) == (0, b"one\ntwo\nthree\n")
+
+
+async def test_telemetry() -> None:
+    async with serving("--input", "telemetry", "--seconds", "200ms") as server:
+        done = await server.subscribe("--from", "oldest")
+    samples = done.out.splitlines()
+    assert done.code == 0
+    assert len(samples) == 10
+    assert all(sample.startswith(b'{"sample":') for sample in samples)
+
+
+async def test_demo() -> None:
+    done = await run_moqtrio("demo", "--seconds", "5", "--json")
+    assert (done.code, done.err) == (0, "")
+    (result,) = done.messages
+    assert result["ok"] is True
+    assert result["recorded"] == 250
+    assert result["from_store"] > 0
+    assert result["gaps"] == result["mismatches"] == result["early_mismatches"] == 0
+    assert result["from_store"] + result["from_memory"] + result["live"] == result["recorded"]
