@@ -130,19 +130,22 @@ class ConnectionBase(Connection):
         assert end is not None, "asked for the reason of an open connection's end"
         return SessionClosed(end.reason, code=end.code, remote=end.remote)
 
-    def _terminate(self, end: SessionClosed) -> None:
-        """Everything on this connection is over; the first call counts."""
+    def _terminate(self, end: SessionClosed, *, discard: bool = False) -> None:
+        """Everything on this connection is over; the first call counts.
+
+        What has arrived can still be taken, unless ``discard``.
+        """
         if self._end is not None:
             return
         self._end = end
-        if not end.remote:
+        if discard:
             self._accepted_uni.clear()
             self._accepted_bidi.clear()
             self._datagrams.clear()
         for sender in tuple(self._live_send_halves()):
             sender._settle()
         for receiver in tuple(self._live_receive_halves()):
-            receiver._connection_over(end.remote)
+            receiver._connection_over(discard)
         for lot in (
             self._opening_uni.lot,
             self._opening_bidi.lot,
@@ -210,7 +213,7 @@ class ConnectionBase(Connection):
     def close(self, code: int = 0, reason: str = "") -> None:
         if self._end is None:
             self._send_close(code, reason)
-            self._terminate(SessionClosed(reason, code=code, remote=False))
+            self._terminate(SessionClosed(reason, code=code, remote=False), discard=True)
 
     async def wait_closed(self) -> SessionClosed:
         await self._ended.wait()

@@ -303,10 +303,10 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         self._consumed()
         self._wake()
 
-    def _connection_over(self, remote: bool) -> None:
-        """What the peer sent before it closed can still be read; after our own close
-        nobody wants it."""
-        if not remote:
+    def _connection_over(self, discard: bool) -> None:
+        """What arrived before the end can still be read; after our own close nobody
+        wants it."""
+        if discard:
             self._chunks.clear()
             self._buffered = 0
             self._ended = False

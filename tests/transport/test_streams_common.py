@@ -6,19 +6,8 @@ import pytest
 import trio
 import trio.testing
 
-from moqtrio.errors import SessionClosed, StreamReset
 from moqtrio.transport.connection import ReceiveStream, SendStream
 from moqtrio.transport.memory import memory_connection_pair
-from moqtrio.transport.settings import TransportSettings
-
-SMALL = TransportSettings(
-    stream_window=1000,
-    connection_window=1500,
-    stream_send_high=400,
-    stream_send_low=100,
-    max_streams_uni=2,
-    max_streams_bidi=1,
-)
 
 
 async def memory_stream() -> tuple[SendStream, ReceiveStream]:

@@ -1,0 +1,201 @@
+"""Connecting to a QUIC server."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import trio
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.packet import QuicErrorCode
+from aioquic.tls import AlertDescription
+
+from ...errors import ConnectError
+from ..connection import Connection
+from ..settings import TransportSettings
+from ..tls import ClientTls, explain_certificate_error
+from .configuration import client_configuration, key_log
+from .connection import QuicConnection, format_address
+from .endpoint import Endpoint
+from .udp import UdpSocket
+
+_NO_APPLICATION_PROTOCOL = int(QuicErrorCode.CRYPTO_ERROR) + int(
+    AlertDescription.no_application_protocol
+)
+
+
+@asynccontextmanager
+async def open_quic(
+    host: str,
+    port: int,
+    *,
+    alpn: Sequence[str],
+    tls: ClientTls | None = None,
+    server_name: str | None = None,
+    settings: TransportSettings | None = None,
+) -> AsyncIterator[Connection]:
+    """Connect to ``host``, and close the connection when the block is left.
+
+    The addresses of ``host`` are tried one after the other. An exception from the block
+    comes out as it is.
+
+    Args:
+      host: a name or an IP address.
+      port: the UDP port.
+      alpn: the application protocols to offer, the preferred one first.
+      tls: how to check the server's certificate; by default, fully.
+      server_name: the name to ask for and to expect in the certificate, if not ``host``.
+      settings: limits and timers; ``connect_timeout`` holds for each address.
+
+    Raises:
+      ConnectError: no address led to a connection; says why for each of them.
+    """
+    tls = ClientTls() if tls is None else tls
+    settings = TransportSettings() if settings is None else settings
+    authorities = await tls.load_authorities()
+    addresses = await _resolve(host, port)
+    with key_log(settings) as secrets, _bare_exceptions():
+        configuration = client_configuration(
+            alpn=alpn,
+            tls=tls,
+            authorities=authorities,
+            server_name=server_name or host,
+            settings=settings,
+            secrets=secrets,
+        )
+        async with trio.open_nursery() as nursery:
+            endpoint, connection = await _connect_to_any(
+                nursery, addresses, configuration, tls, settings
+            )
+            try:
+                yield connection
+            finally:
+                endpoint.close_all(0, "")
+                nursery.cancel_scope.cancel()
+                endpoint.socket.close()
+
+
+async def _resolve(host: str, port: int) -> list[tuple[int, Any]]:
+    try:
+        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
+    except OSError as error:
+        raise ConnectError(f"cannot find the address of {host!r}: {error.strerror}") from error
+    return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
+
+
+async def _connect_to_any(
+    nursery: trio.Nursery,
+    addresses: list[tuple[int, Any]],
+    configuration: QuicConfiguration,
+    tls: ClientTls,
+    settings: TransportSettings,
+) -> tuple[Endpoint, QuicConnection]:
+    failures: list[ConnectError] = []
+    for family, address in addresses:
+        try:
+            return await _connect(nursery, family, address, configuration, tls, settings)
+        except ConnectError as error:
+            failures.append(error)
+    if len(failures) == 1:
+        raise failures[0]
+    raise ConnectError("; ".join(str(failure) for failure in failures))
+
+
+async def _connect(
+    nursery: trio.Nursery,
+    family: int,
+    address: Any,
+    configuration: QuicConfiguration,
+    tls: ClientTls,
+    settings: TransportSettings,
+) -> tuple[Endpoint, QuicConnection]:
+    endpoint = Endpoint(_open_socket(family, address, settings))
+    connection = QuicConnection(
+        endpoint=endpoint,
+        configuration=configuration,
+        settings=settings,
+        address=address,
+        pin=tls.pin,
+    )
+    scope = await nursery.start(_run_until_cancelled, endpoint)
+    try:
+        now = trio.current_time()
+        connection._engine.connect(address, now)
+        endpoint.add(connection, connection._engine.host_cid)
+        endpoint.mark_dirty(connection)
+        await connection._handshake_over.wait()
+        if connection.closed is not None:
+            raise _explain(connection, address, configuration)
+    except BaseException:
+        endpoint.close_all(0, "")
+        scope.cancel()
+        endpoint.socket.close()
+        raise
+    return endpoint, connection
+
+
+async def _run_until_cancelled(
+    endpoint: Endpoint, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
+) -> None:
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        await endpoint.run()
+
+
+def _open_socket(family: int, address: Any, settings: TransportSettings) -> UdpSocket:
+    try:
+        sock = socket.socket(family, socket.SOCK_DGRAM)
+    except OSError as error:
+        raise ConnectError(f"cannot open a UDP socket: {error}") from error
+    try:
+        # A connected socket learns that nobody listens, and takes from the peer alone.
+        sock.connect(address)
+        return UdpSocket(sock, buffer_size=settings.socket_buffer, peer=address)
+    except OSError as error:
+        sock.close()
+        raise ConnectError(f"cannot reach {format_address(address)}: {error.strerror}") from error
+
+
+def _explain(
+    connection: QuicConnection, address: Any, configuration: QuicConfiguration
+) -> ConnectError:
+    where = format_address(address)
+    end = connection.closed
+    assert end is not None
+    certificate_error = connection._engine.certificate_error
+    if certificate_error is not None:
+        name = f"{configuration.server_name} ({where})"
+        return ConnectError(explain_certificate_error(certificate_error, name))
+    cause = connection._engine.close_cause
+    if cause is not None and cause[0] == _NO_APPLICATION_PROTOCOL:
+        offered = ", ".join(configuration.alpn_protocols or ())
+        return ConnectError(
+            f"{where} speaks none of the protocols offered by this side (ALPN: {offered}); "
+            "check which versions the server supports"
+        )
+    if end.reason == "handshake timed out":
+        timeout = connection._settings.connect_timeout
+        return ConnectError(
+            f"{where} did not answer within {timeout:g} s; "
+            "check the address, the UDP port and firewalls"
+        )
+    return ConnectError(f"no connection to {where}: {end.reason or 'closed without a reason'}")
+
+
+@contextmanager
+def _bare_exceptions() -> Iterator[None]:
+    """Let the one exception that ended a nursery out of its group."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) != 1:
+            raise
+        error = group.exceptions[0]
+        context = error.__context__
+        try:
+            raise error
+        finally:
+            # The group adds nothing: keep what the exception itself knew.
+            error.__context__ = context

@@ -1,0 +1,89 @@
+"""From moqtrio's settings to aioquic's configuration."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.logger import QuicFileLogger
+
+from ..settings import TransportSettings
+from ..tls import ClientTls, ServerTls
+from .endpoint import CONNECTION_ID_LENGTH
+
+# RFC 9221 section 3: how to say that any size that fits a packet is fine.
+_ANY_DATAGRAM = 65535
+
+
+@contextmanager
+def key_log(settings: TransportSettings) -> Iterator[TextIO | None]:
+    """The open key log, if secrets are to be written."""
+    if settings.keylog_file is None:
+        yield None
+        return
+    with open(settings.keylog_file, "a", encoding="ascii") as file:
+        yield file
+
+
+def client_configuration(
+    *,
+    alpn: Sequence[str],
+    tls: ClientTls,
+    authorities: bytes | None,
+    server_name: str,
+    settings: TransportSettings,
+    secrets: TextIO | None,
+) -> QuicConfiguration:
+    """What a client offers. Certificates go unchecked only with a pin, which is checked
+    instead, or when ``tls`` says so."""
+    unchecked = tls.insecure or tls.pin is not None
+    return QuicConfiguration(
+        is_client=True,
+        server_name=server_name,
+        cadata=authorities,
+        verify_mode=ssl.CERT_NONE if unchecked else ssl.CERT_REQUIRED,
+        **_common(alpn, settings, secrets),
+    )
+
+
+def server_configuration(
+    *,
+    alpn: Sequence[str],
+    tls: ServerTls,
+    settings: TransportSettings,
+    secrets: TextIO | None,
+) -> QuicConfiguration:
+    """What a server offers."""
+    return QuicConfiguration(
+        is_client=False,
+        certificate=tls.certificate,
+        certificate_chain=list(tls.chain),
+        private_key=tls.private_key,
+        **_common(alpn, settings, secrets),
+    )
+
+
+def _common(
+    alpn: Sequence[str], settings: TransportSettings, secrets: TextIO | None
+) -> dict[str, Any]:
+    if not alpn:
+        raise ValueError("offer at least one ALPN")
+    qlog = None
+    if settings.qlog_directory is not None:
+        settings.qlog_directory.mkdir(parents=True, exist_ok=True)
+        qlog = QuicFileLogger(str(settings.qlog_directory))
+    return {
+        "alpn_protocols": list(alpn),
+        "congestion_control_algorithm": settings.congestion_control,
+        "connection_id_length": CONNECTION_ID_LENGTH,
+        "idle_timeout": settings.idle_timeout,
+        "max_data": settings.connection_window,
+        "max_datagram_frame_size": _ANY_DATAGRAM,
+        "max_datagram_size": settings.max_datagram_size,
+        "max_stream_data": settings.stream_window,
+        "quic_logger": qlog,
+        "secrets_log_file": secrets,
+    }

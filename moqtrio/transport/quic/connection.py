@@ -1,0 +1,337 @@
+"""One QUIC connection as a session sees it: the engine's owner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import trio
+from aioquic.quic import events
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.packet import QuicErrorCode
+
+from ...errors import SessionClosed, SessionCode
+from ..base import ConnectionBase
+from ..connection import BidiStream, ConnectionStatistics
+from ..settings import TransportSettings
+from ..streams import ReceiveHalf, SendHalf
+from ..tls import CertificatePin
+from .codes import stream_code_from_wire
+from .engine import Engine, EngineStream
+from .streams import ACCEPTED, ALL_SETTLED, CONSUMED, DISCARDED, QuicReceiveHalf, QuicSendHalf
+
+if TYPE_CHECKING:
+    from .endpoint import Endpoint
+
+_NEVER = float("inf")
+
+
+class QuicConnection(ConnectionBase):
+    """Owned by an :class:`~.endpoint.Endpoint`, which feeds and flushes it."""
+
+    def __init__(
+        self,
+        *,
+        endpoint: Endpoint,
+        configuration: QuicConfiguration,
+        settings: TransportSettings,
+        address: Any,
+        original_destination_connection_id: bytes | None = None,
+        pin: CertificatePin | None = None,
+    ) -> None:
+        super().__init__(settings)
+        self._endpoint = endpoint
+        self._address = address
+        self._engine = Engine(
+            configuration=configuration,
+            settings=settings,
+            owner=self,
+            original_destination_connection_id=original_destination_connection_id,
+            pin=pin,
+        )
+        self._client_side = configuration.is_client
+        self._agreed_alpn = ""
+        #: Set when the handshake is over, either way.
+        self._handshake_over = trio.Event()
+        self._on_established: Callable[[QuicConnection], None] | None = None
+        self._dirty = False
+        self._started_at = trio.current_time()
+        self._heard_at = self._started_at
+        self._ping_at = _NEVER
+        # This connection's entries in the endpoint's timer heap, the earliest last.
+        self._timer_entries: list[float] = []
+        self._stream_credit_changed = False
+        self._stopped_streams = False
+        self._bytes_sent = 0
+        self._bytes_received = 0
+        self._datagrams_sent = 0
+        self._datagrams_received = 0
+
+    # What ConnectionBase asks for
+
+    def _unsent(self) -> int:
+        return self._engine.unsent
+
+    def _stream_credit(self, uni: bool) -> int:
+        return self._engine.stream_credit(uni)
+
+    def _make_uni(self) -> SendHalf:
+        return QuicSendHalf(self, self._engine.open_stream(uni=True))
+
+    def _make_bidi(self) -> BidiStream:
+        stream = self._engine.open_stream(uni=False)
+        return BidiStream(QuicSendHalf(self, stream), QuicReceiveHalf(self, stream))
+
+    def _stream_accepted(self, stream: ReceiveHalf) -> None:
+        assert isinstance(stream, QuicReceiveHalf)
+        self._settle_peer_stream(stream._stream, ACCEPTED)
+
+    def _send_close(self, code: int, reason: str) -> None:
+        self._engine.shut(code, reason)
+        self._mark_dirty()
+
+    def _live_send_halves(self) -> Iterable[SendHalf]:
+        return [
+            stream.application_sends
+            for stream in self._engine.live_streams
+            if stream.application_sends is not None
+        ]
+
+    def _live_receive_halves(self) -> Iterable[ReceiveHalf]:
+        return [
+            stream.application_receives
+            for stream in self._engine.live_streams
+            if stream.application_receives is not None
+        ]
+
+    def _mark_dirty(self) -> None:
+        if not self._dirty:
+            self._dirty = True
+            self._endpoint.mark_dirty(self)
+
+    def _settle_peer_stream(self, stream: EngineStream, what: int) -> None:
+        """Give the peer a stream back once ours is over in every respect."""
+        before = stream.settled
+        stream.settled = settled = before | what
+        if (
+            settled == ALL_SETTLED
+            and before != ALL_SETTLED
+            and stream.stream_id & 1 == self._client_side
+            and self._engine.grant_stream(bool(stream.stream_id & 2))
+        ):
+            self._mark_dirty()
+
+    # What the engine reports, in the middle of a packet
+
+    def stream_opened(self, stream: EngineStream) -> None:
+        receiver = QuicReceiveHalf(self, stream)
+        if stream.stream_id & 2:
+            self._incoming_uni(receiver)
+        else:
+            self._incoming_bidi(BidiStream(QuicSendHalf(self, stream), receiver))
+
+    def stream_data(self, stream: EngineStream, data: bytes, ended: bool) -> None:
+        stream.application_receives._arrived(data, ended)
+
+    def stream_reset(self, stream: EngineStream, error_code: int) -> None:
+        stream.application_receives._reset_by_peer(stream_code_from_wire(error_code))
+
+    def stream_stopped(self, stream: EngineStream, error_code: int) -> None:
+        stream.application_sends._stopped_by_peer(stream_code_from_wire(error_code))
+        self._stopped_streams = True
+
+    def stream_delivered(self, stream: EngineStream) -> None:
+        stream.application_sends._settle()
+
+    def stream_discarded(self, stream: EngineStream) -> None:
+        self._settle_peer_stream(stream, DISCARDED)
+
+    def stream_credit_grew(self) -> None:
+        self._stream_credit_changed = True
+
+    # What the endpoint calls
+
+    def feed(self, data: bytes, address: Any, now: float) -> None:
+        """One UDP payload arrived."""
+        self._bytes_received += len(data)
+        self._datagrams_received += 1
+        self._heard_at = now
+        self._engine.receive_datagram(data, address, now)
+
+    def fire(self, now: float) -> None:
+        """The deadline came: timers, keep-alive, and the limit on handshakes."""
+        deadline = self._engine.next_timer()
+        if deadline is not None and deadline <= now:
+            self._engine.handle_timer(now)
+        if not self._handshake_over.is_set():
+            if now >= self._started_at + self._settings.connect_timeout and self._end is None:
+                self.close(SessionCode.INTERNAL, "handshake timed out")
+        elif now >= self._ping_at and self._end is None:
+            interval = self._settings.keep_alive
+            assert interval is not None
+            if now >= self._heard_at + interval:
+                self._engine.ping()
+                self._ping_at = now + interval
+            else:
+                self._ping_at = self._heard_at + interval
+
+    def deadline(self) -> float:
+        """When :meth:`fire` wants to be called."""
+        deadline = self._engine.next_timer()
+        earliest = _NEVER if deadline is None else deadline
+        if self._end is None:
+            if not self._handshake_over.is_set():
+                limit = self._started_at + self._settings.connect_timeout
+                earliest = min(earliest, limit)
+            elif self._ping_at < earliest:
+                earliest = self._ping_at
+        return earliest
+
+    def refused(self) -> None:
+        """The kernel says that nobody listens at the peer's address."""
+        if not self._handshake_over.is_set() and not self._datagrams_received:
+            self._terminate(
+                SessionClosed(
+                    f"nothing listens at UDP {self.remote_address} (connection refused)",
+                    code=SessionCode.INTERNAL,
+                    remote=False,
+                )
+            )
+
+    def settle(self) -> None:
+        """After a batch: pass on what the engine's queue and the last packets brought."""
+        engine = self._engine
+        while (event := engine.next_event()) is not None:
+            self._handle_event(event)
+        if self._end is None:
+            cause = engine.close_cause
+            if cause is not None:
+                self._engine_closed(*cause)
+            else:
+                self._after_batch()
+
+    def flush(self, now: float) -> list[tuple[bytes, Any]]:
+        """What is to be sent now."""
+        self._dirty = False
+        engine = self._engine
+        datagrams = engine.transmit(now)
+        while (event := engine.next_event()) is not None:
+            self._handle_event(event)
+        if datagrams:
+            self._datagrams_sent += len(datagrams)
+            self._bytes_sent += sum(len(data) for data, _ in datagrams)
+        if self._starved_streams and self._end is None:
+            self._send_buffers_shrank()
+        return datagrams
+
+    # Inside
+
+    def _after_batch(self) -> None:
+        if self._stream_credit_changed:
+            self._stream_credit_changed = False
+            self._credit_grew()
+        if self._stopped_streams:
+            self._stopped_streams = False
+            self._notify_writable()
+
+    def _handle_event(self, event: events.QuicEvent) -> None:
+        if isinstance(event, events.DatagramFrameReceived):
+            self._incoming_datagram(event.data)
+        elif isinstance(event, events.ConnectionIdIssued):
+            self._endpoint.add_connection_id(event.connection_id, self)
+        elif isinstance(event, events.ConnectionIdRetired):
+            self._endpoint.remove_connection_id(event.connection_id)
+        elif isinstance(event, events.HandshakeCompleted):
+            self._established()
+
+    def _established(self) -> None:
+        self._agreed_alpn = self._engine.negotiated_alpn
+        self._stream_credit_changed = True
+        if self._settings.keep_alive is not None:
+            self._ping_at = self._heard_at + self._settings.keep_alive
+        self._handshake_over.set()
+        if self._on_established is not None:
+            self._on_established(self)
+
+    def _engine_closed(
+        self, error_code: int, frame_type: int | None, reason: str, remote: bool
+    ) -> None:
+        """The connection ended without this side's application asking for it."""
+        code = error_code
+        if frame_type is not None and error_code != QuicErrorCode.NO_ERROR:
+            # QUIC's own codes are no session codes.
+            code = SessionCode.INTERNAL
+            if reason == "Idle timeout":
+                reason = f"nothing was heard for {self._settings.idle_timeout:g} s (idle timeout)"
+            else:
+                reason = f"QUIC {_name_of(error_code)}: {reason or 'no reason given'}"
+        self._terminate(SessionClosed(reason, code=code, remote=remote))
+
+    def _terminate(self, end: SessionClosed, *, discard: bool = False) -> None:
+        super()._terminate(end, discard=discard)
+        self._handshake_over.set()
+
+    # The public side
+
+    @property
+    def is_client(self) -> bool:
+        return self._client_side
+
+    @property
+    def alpn(self) -> str:
+        return self._agreed_alpn
+
+    @property
+    def remote_address(self) -> str:
+        return format_address(self._engine.get_peer_address() or self._address)
+
+    @property
+    def max_datagram_size(self) -> int | None:
+        return None if self._end is not None else self._engine.max_datagram_payload
+
+    def send_datagram_nowait(self, data: bytes) -> None:
+        if self._end is not None:
+            raise self._closed_error()
+        limit = self._engine.max_datagram_payload
+        if limit is None:
+            raise ValueError("the peer takes no datagrams")
+        if len(data) > limit:
+            raise ValueError(f"a datagram carries at most {limit} bytes here, not {len(data)}")
+        if self._engine.datagrams_queued >= self._settings.datagram_queue:
+            raise trio.WouldBlock
+        self._engine.send_datagram_frame(bytes(data))
+        self._mark_dirty()
+
+    def statistics(self) -> ConnectionStatistics:
+        engine = self._engine
+        return ConnectionStatistics(
+            bytes_sent=self._bytes_sent,
+            bytes_received=self._bytes_received,
+            datagrams_sent=self._datagrams_sent,
+            datagrams_received=self._datagrams_received,
+            packets_lost=engine.packets_lost,
+            smoothed_rtt=engine.smoothed_rtt,
+            congestion_window=engine.congestion_window,
+            send_buffered=engine.unsent,
+            receive_buffered=engine.received_unread,
+            streams_open=engine.streams_open,
+        )
+
+
+def format_address(address: Any) -> str:
+    """An address as people write it: brackets around IPv6."""
+    host, port = address[0], address[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _name_of(error_code: int) -> str:
+    crypto = int(QuicErrorCode.CRYPTO_ERROR)
+    if crypto <= error_code < crypto + 0x100:
+        return f"TLS alert {error_code - crypto}"
+    try:
+        return QuicErrorCode(error_code).name
+    except ValueError:
+        return f"error {error_code:#x}"
+
+
+__all__ = ["CONSUMED", "QuicConnection", "format_address"]

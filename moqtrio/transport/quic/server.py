@@ -1,0 +1,209 @@
+"""Serving QUIC connections."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import attrs
+import trio
+from aioquic.buffer import Buffer, BufferReadError
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.packet import (
+    QuicPacketType,
+    encode_quic_version_negotiation,
+    pull_quic_header,
+)
+
+from ...errors import ConnectError, MoqError, SessionClosed, SessionCode
+from ..connection import Connection
+from ..settings import SMALLEST_DATAGRAM_SIZE, TransportSettings
+from ..tls import ServerTls
+from .configuration import key_log, server_configuration
+from .connection import QuicConnection, format_address
+from .endpoint import CONNECTION_ID_LENGTH, Endpoint
+from .udp import UdpSocket
+
+logger = logging.getLogger("moqtrio.transport")
+
+Handler = Callable[[Connection], Awaitable[object]]
+
+
+@attrs.frozen
+class QuicListener:
+    """Where a server listens.
+
+    ``addresses`` are (host, port) pairs, ``port`` the one all of them share, and
+    ``fingerprint`` the SHA-256 of the certificate, for clients to pin.
+    """
+
+    addresses: tuple[tuple[str, int], ...]
+    port: int
+    fingerprint: str
+
+
+async def serve_quic(
+    handler: Handler,
+    host: str | None,
+    port: int,
+    *,
+    alpn: Sequence[str],
+    tls: ServerTls,
+    settings: TransportSettings | None = None,
+    task_status: trio.TaskStatus[QuicListener] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Listen, and run ``handler(connection)`` in a task for each connection.
+
+    A connection is closed when its handler returns. A handler that raises is logged, and
+    neither it nor a misbehaving peer disturbs the others. Cancelling closes every
+    connection, telling the peers, and the sockets.
+
+    Args:
+      handler: what to do with a connection whose handshake is over.
+      host: a name or an IP address; None, "" or "::" listen everywhere.
+      port: the UDP port; 0 picks a free one.
+      alpn: the application protocols spoken, the preferred one first.
+      tls: the certificate.
+      settings: limits and timers.
+
+    Raises:
+      ConnectError: the address cannot be found or is taken.
+    """
+    settings = TransportSettings() if settings is None else settings
+    with ExitStack() as stack:
+        secrets = stack.enter_context(key_log(settings))
+        configuration = server_configuration(alpn=alpn, tls=tls, settings=settings, secrets=secrets)
+        sockets = await _open_sockets(host, port, settings)
+        for sock in sockets:
+            stack.callback(sock.close)
+        addresses = tuple((sock.address[0], sock.address[1]) for sock in sockets)
+        async with trio.open_nursery() as nursery:
+            server = _Server(handler, nursery, configuration, settings)
+            for sock in sockets:
+                endpoint = server.add_endpoint(sock)
+                stack.callback(endpoint.close_all, SessionCode.NO_ERROR, "server shut down")
+                nursery.start_soon(endpoint.run)
+            task_status.started(
+                QuicListener(addresses=addresses, port=addresses[0][1], fingerprint=tls.fingerprint)
+            )
+
+
+class _Server:
+    """Makes connections out of first datagrams, and handlers' tasks out of handshakes."""
+
+    def __init__(
+        self,
+        handler: Handler,
+        nursery: trio.Nursery,
+        configuration: QuicConfiguration,
+        settings: TransportSettings,
+    ) -> None:
+        self._handler = handler
+        self._nursery = nursery
+        self._configuration = configuration
+        self._settings = settings
+        self._endpoints: list[Endpoint] = []
+
+    def add_endpoint(self, sock: UdpSocket) -> Endpoint:
+        endpoint = Endpoint(sock)
+        endpoint.accept_with(lambda data, address, now: self._accept(endpoint, data, address))
+        self._endpoints.append(endpoint)
+        return endpoint
+
+    def _accept(self, endpoint: Endpoint, data: bytes, address: Any) -> QuicConnection | None:
+        # RFC 9000 section 14.1: a first datagram is at least this long, so what is
+        # answered to it (version negotiation included) amplifies nothing.
+        if len(data) < SMALLEST_DATAGRAM_SIZE:
+            return None
+        try:
+            header = pull_quic_header(Buffer(data=data), host_cid_length=CONNECTION_ID_LENGTH)
+        except (ValueError, BufferReadError):
+            return None
+        if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
+            return None
+        if header.version not in self._configuration.supported_versions:
+            answer = encode_quic_version_negotiation(
+                source_cid=header.destination_cid,
+                destination_cid=header.source_cid,
+                supported_versions=self._configuration.supported_versions,
+            )
+            endpoint.socket.send([(answer, address)])
+            return None
+        # RFC 9000 section 7.2: a client's first connection id has 8 bytes or more.
+        if header.packet_type != QuicPacketType.INITIAL or len(header.destination_cid) < 8:
+            return None
+        known = sum(each.connection_count for each in self._endpoints)
+        if known >= self._settings.max_connections:
+            logger.warning("at the limit of %d connections: ignoring %s", known, address)
+            return None
+        connection = QuicConnection(
+            endpoint=endpoint,
+            configuration=self._configuration,
+            settings=self._settings,
+            address=address,
+            original_destination_connection_id=header.destination_cid,
+        )
+        connection._on_established = self._start_handler
+        endpoint.add(connection, header.destination_cid, connection._engine.host_cid)
+        return connection
+
+    def _start_handler(self, connection: QuicConnection) -> None:
+        self._nursery.start_soon(self._handle, connection, name=f"quic {connection.remote_address}")
+
+    async def _handle(self, connection: QuicConnection) -> None:
+        code, reason = int(SessionCode.NO_ERROR), ""
+        try:
+            await self._handler(connection)
+        except SessionClosed as end:
+            logger.debug("connection with %s: %s", connection.remote_address, end)
+        except Exception as error:
+            code, reason = int(SessionCode.INTERNAL), "internal error"
+            if isinstance(error, MoqError):
+                logger.warning("connection with %s: %s", connection.remote_address, error)
+            else:
+                logger.exception("handler for %s failed", connection.remote_address)
+        except trio.Cancelled:
+            reason = "server shut down"
+            raise
+        finally:
+            connection.close(code, reason)
+
+
+async def _open_sockets(
+    host: str | None, port: int, settings: TransportSettings
+) -> list[UdpSocket]:
+    try:
+        found = await trio.socket.getaddrinfo(
+            host or "::", port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+        )
+    except OSError as error:
+        raise ConnectError(f"cannot find the address of {host!r}: {error.strerror}") from error
+    sockets: list[UdpSocket] = []
+    try:
+        for family, address in dict.fromkeys((int(f), a) for f, _, _, _, a in found):
+            # Every address gets the port that was picked for the first.
+            shared = sockets[0].address[1] if sockets else port
+            sockets.append(_bind(family, (address[0], shared, *address[2:]), settings))
+    except ConnectError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _bind(family: int, address: Any, settings: TransportSettings) -> UdpSocket:
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        if family == socket.AF_INET6:
+            # "::" takes IPv4 too; any other address is IPv6 alone.
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+        sock.bind(address)
+    except OSError as error:
+        sock.close()
+        raise ConnectError(
+            f"cannot listen on UDP {format_address(address)}: {error.strerror}"
+        ) from error
+    return UdpSocket(sock, buffer_size=settings.socket_buffer, peer=None)

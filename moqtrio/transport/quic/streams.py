@@ -1,0 +1,74 @@
+"""The two halves of a QUIC stream."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..streams import ReceiveHalf, SendHalf
+from .codes import stream_code_to_wire
+
+if TYPE_CHECKING:
+    from .connection import QuicConnection
+    from .engine import EngineStream
+
+
+class QuicSendHalf(SendHalf):
+    """Writes go to the engine's buffers and share the next flush."""
+
+    __slots__ = ("_stream",)
+
+    _connection: QuicConnection
+
+    def __init__(self, connection: QuicConnection, stream: EngineStream) -> None:
+        SendHalf.__init__(self, connection, stream.stream_id)
+        self._stream = stream
+        stream.application_sends = self
+
+    def _unsent(self) -> int:
+        return self._stream.sender.unsent
+
+    def _transmit(self, data: bytes, finish: bool) -> None:
+        connection = self._connection
+        connection._engine.write(self._stream, data, finish)
+        connection._mark_dirty()
+
+    def _abandon(self, code: int) -> None:
+        connection = self._connection
+        connection._engine.abandon(self._stream, stream_code_to_wire(code))
+        connection._mark_dirty()
+
+    def _reprioritise(self) -> None:
+        self._connection._engine.prioritise(self._stream, self._priority)
+
+
+class QuicReceiveHalf(ReceiveHalf):
+    """Reads give credit back to the peer."""
+
+    __slots__ = ("_stream",)
+
+    _connection: QuicConnection
+
+    def __init__(self, connection: QuicConnection, stream: EngineStream) -> None:
+        ReceiveHalf.__init__(self, connection, stream.stream_id)
+        self._stream = stream
+        stream.application_receives = self
+
+    def _give_credit(self, count: int) -> None:
+        connection = self._connection
+        if connection._engine.consume(self._stream, count):
+            connection._mark_dirty()
+
+    def _refuse(self, code: int) -> None:
+        connection = self._connection
+        connection._engine.refuse(self._stream, stream_code_to_wire(code))
+        connection._mark_dirty()
+
+    def _consumed(self) -> None:
+        self._connection._settle_peer_stream(self._stream, CONSUMED)
+
+
+# What must be over before the peer may open another stream in this one's place.
+DISCARDED = 1  # on the wire, in both directions
+ACCEPTED = 2  # the application took it out of the accept queue
+CONSUMED = 4  # the application took its last byte, or never will
+ALL_SETTLED = DISCARDED | ACCEPTED | CONSUMED

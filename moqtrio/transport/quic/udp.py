@@ -1,0 +1,194 @@
+"""One UDP socket, read and written in batches without waiting.
+
+Linux takes and gives several datagrams per call (UDP_SEGMENT, UDP_GRO); elsewhere, and
+after the first refusal, it is one call per datagram.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import socket
+import struct
+import sys
+from collections import deque
+from typing import Any
+
+import trio
+
+logger = logging.getLogger("moqtrio.transport.udp")
+
+Address = Any  # what the socket module takes for this family
+
+_UDP_SEGMENT = 103
+_UDP_GRO = 104
+_GSO_MAX_SEGMENTS = 64
+_GSO_MAX_BYTES = 65000
+_LARGEST_READ = 65536
+_ANCILLARY_SPACE = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
+# As much as a kernel's send buffer; beyond it datagrams are dropped as the network would.
+_MAX_QUEUED_BYTES = 4 << 20
+
+_REFUSED = (errno.ECONNREFUSED, errno.ECONNRESET)
+
+
+class UdpSocket:
+    """A bound, non-blocking socket. Nothing here waits, except the two ``wait_*``."""
+
+    def __init__(self, sock: socket.socket, *, buffer_size: int, peer: Address | None) -> None:
+        self._socket = sock
+        self._peer = peer
+        self._queue: deque[tuple[bytes, Address]] = deque()
+        self._queued_bytes = 0
+        self._gso = False
+        #: The kernel said that nothing listens at the peer's address.
+        self.refused = False
+        sock.setblocking(False)
+        for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.SOL_SOCKET, option, buffer_size)
+        if sys.platform == "linux":
+            self._gso = True
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+
+    @property
+    def address(self) -> Address:
+        """The local address, as the socket module has it."""
+        return self._socket.getsockname()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the kernel's buffer was full; wait for it before sending more."""
+        return bool(self._queue)
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        if self._socket.fileno() != -1:
+            trio.lowlevel.notify_closing(self._socket)
+            self._socket.close()
+
+    async def wait_readable(self) -> None:
+        """Wait until there is something to read."""
+        await trio.lowlevel.wait_readable(self._socket)
+
+    async def wait_writable(self) -> None:
+        """Wait until the kernel takes more."""
+        await trio.lowlevel.wait_writable(self._socket)
+
+    def receive(self, limit: int) -> list[tuple[bytes, Address]]:
+        """What has arrived, stopping once there are ``limit`` datagrams."""
+        received: list[tuple[bytes, Address]] = []
+        recvmsg = self._socket.recvmsg
+        while len(received) < limit:
+            try:
+                data, ancillary, _, address = recvmsg(_LARGEST_READ, _ANCILLARY_SPACE)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError as error:
+                if error.errno not in _REFUSED:
+                    raise
+                self.refused = True
+                continue
+            if address is None or self._peer is not None:
+                address = self._peer
+            if ancillary:
+                size = _segment_size(ancillary)
+                if 0 < size < len(data):
+                    received.extend(
+                        (data[start : start + size], address) for start in range(0, len(data), size)
+                    )
+                    continue
+            received.append((data, address))
+        return received
+
+    def send(self, datagrams: list[tuple[bytes, Address]]) -> None:
+        """Send, in order; what the kernel does not take now is queued, up to a bound."""
+        if self._queue:
+            self._enqueue(datagrams, 0)
+            return
+        index = 0
+        while index < len(datagrams):
+            stop = self._run_of_equal_size(datagrams, index) if self._gso else index + 1
+            try:
+                if stop - index > 1:
+                    self._send_run(datagrams[index:stop])
+                else:
+                    self._send_one(*datagrams[index])
+            except (BlockingIOError, InterruptedError):
+                self._enqueue(datagrams, index)
+                return
+            except OSError as error:
+                if stop - index > 1:
+                    # Some drivers and tunnels refuse segmentation: never again here.
+                    self._gso = False
+                    continue
+                self._note_failure(error)
+            index = stop
+
+    def send_queued(self) -> None:
+        """Send what was queued, as far as the kernel takes it."""
+        while self._queue:
+            data, address = self._queue[0]
+            try:
+                self._send_one(data, address)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._note_failure(error)
+            self._queue.popleft()
+            self._queued_bytes -= len(data)
+
+    def _send_one(self, data: bytes, address: Address) -> None:
+        if self._peer is None:
+            self._socket.sendto(data, address)
+        else:
+            self._socket.send(data)
+
+    def _send_run(self, run: list[tuple[bytes, Address]]) -> None:
+        first, address = run[0]
+        segment = (socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("H", len(first)))
+        buffers = [data for data, _ in run]
+        if self._peer is None:
+            self._socket.sendmsg(buffers, [segment], 0, address)
+        else:
+            self._socket.sendmsg(buffers, [segment])
+
+    @staticmethod
+    def _run_of_equal_size(datagrams: list[tuple[bytes, Address]], start: int) -> int:
+        """One past the last datagram that can share a call with the one at ``start``:
+        all of one size but the last, which may be shorter."""
+        data, address = datagrams[start]
+        size = len(data)
+        longest = min(start + _GSO_MAX_SEGMENTS, start + _GSO_MAX_BYTES // max(size, 1))
+        stop = start + 1
+        for index in range(start + 1, min(longest, len(datagrams))):
+            data, to = datagrams[index]
+            if len(data) > size or to != address:
+                break
+            stop = index + 1
+            if len(data) < size:
+                break
+        return stop
+
+    def _enqueue(self, datagrams: list[tuple[bytes, Address]], start: int) -> None:
+        for item in datagrams[start:]:
+            if self._queued_bytes + len(item[0]) > _MAX_QUEUED_BYTES:
+                break
+            self._queue.append(item)
+            self._queued_bytes += len(item[0])
+
+    def _note_failure(self, error: OSError) -> None:
+        """A datagram that cannot be sent is a datagram lost: QUIC copes."""
+        if error.errno in _REFUSED:
+            self.refused = True
+        else:
+            logger.debug("a datagram could not be sent: %s", error)
+
+
+def _segment_size(ancillary: list[tuple[int, int, bytes]]) -> int:
+    for level, kind, data in ancillary:
+        if level == socket.IPPROTO_UDP and kind == _UDP_GRO:
+            return int.from_bytes(data[:4], sys.byteorder)
+    return 0
