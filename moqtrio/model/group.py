@@ -125,7 +125,7 @@ class GroupConsumer(trio.abc.ReceiveChannel[Frame]):
 
     ``receive`` raises :exc:`trio.EndOfChannel` after the last frame of a complete group
     and :exc:`~moqtrio.errors.StreamReset` where the group was aborted. Frames that have
-    already arrived are handed out without a checkpoint; getting more of them is one.
+    already arrived are handed out without a checkpoint; only waiting for more is one.
     Cancelling ``receive`` loses nothing.
     """
 

@@ -123,9 +123,7 @@ async def serve(
     where = SessionUrl.parse(url)
 
     async def handle(connection: Connection) -> None:
-        session = Session(
-            connection, _version_of(connection), publish=origin, settings=settings
-        )
+        session = Session(connection, _version_of(connection), publish=origin, settings=settings)
         logger.info("%s: connected, %s", connection.remote_address, session.version)
         if on_session is not None:
             on_session(session)

@@ -23,7 +23,7 @@ class Progress(Enum):
     MORE = auto()
     """It sent its share and could go on."""
     BLOCKED = auto()
-    """The peer's flow control, or our send buffer, admits nothing now."""
+    """The peer's flow control or stream limit, or our send buffer, admits nothing now."""
     PARKED = auto()
     """Everything there is was sent; the log will change when there is more."""
     PENDING = auto()
@@ -104,7 +104,9 @@ class GroupSender:
                 if waiting is not None:
                     return waiting
             try:
-                stream = self._open()
+                stream = self.stream
+                if stream is None:
+                    stream = self._open()
                 stream.send_nowait(self._piece, finish=self._finish)
             except trio.WouldBlock:
                 return Progress.BLOCKED
@@ -115,10 +117,9 @@ class GroupSender:
         return Progress.MORE
 
     def _open(self) -> SendStream:
-        if self.stream is None:
-            self.stream = self._connection.open_uni_nowait()
-            self.stream.set_priority(self.priority)
-        return self.stream
+        stream = self.stream = self._connection.open_uni_nowait()
+        stream.set_priority(self.priority)
+        return stream
 
     def _encode(self) -> Progress | None:
         """Make the next piece; or say what there is to wait for."""

@@ -6,7 +6,7 @@ from collections import deque
 
 import trio
 
-from ..errors import DecodeError, StreamCode, StreamReset
+from ..errors import DecodeError, StreamCode
 from ..model import Frame, GroupConsumer
 from ..transport.connection import ReceiveStream
 from ..wire.lite import FrameDecoder
@@ -70,15 +70,15 @@ class StreamGroupConsumer(GroupConsumer):
 
     async def receive(self) -> Frame:
         """The next frame. See :class:`~moqtrio.GroupConsumer`."""
-        while not self._frames:
-            await self._read()
+        if not self._frames:
+            await self._fill()
         return self._frames.popleft()
 
     async def receive_batch(self) -> list[Frame]:
         """All frames that are there, waiting for the first; ``[]`` at the end."""
         try:
-            while not self._frames:
-                await self._read()
+            if not self._frames:
+                await self._fill()
         except trio.EndOfChannel:
             return []
         batch = list(self._frames)
@@ -97,24 +97,28 @@ class StreamGroupConsumer(GroupConsumer):
             self._stream.stop(code)
         self._frames.clear()
 
-    async def _read(self) -> None:
-        """Wait until there is at least one more byte, and decode it. A checkpoint."""
-        self._raise_if_over()
-        try:
-            data = await self._stream.receive_some()
-        except (StreamReset, trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            self._error = error
-            raise
-        self._take(data)
-        if not self._frames:
-            self._raise_if_over()
+    async def _fill(self) -> None:
+        """Get at least one more frame; a checkpoint only where it has to wait.
+
+        How much can be had without waiting is bounded by the stream's window.
+        """
+        while not self._frames:
+            try:
+                self._read_nowait()
+            except trio.WouldBlock:
+                try:
+                    data = await self._stream.receive_some()
+                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                    self._error = error
+                    raise
+                self._take(data)
 
     def _read_nowait(self) -> None:
         while not self._frames:
             self._raise_if_over()
             try:
                 data = self._stream.receive_nowait()
-            except (StreamReset, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._error = error
                 raise
             self._take(data)

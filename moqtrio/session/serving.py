@@ -177,7 +177,7 @@ class SubscriptionServer:
     def _advance(self, sender: GroupSender, nursery: trio.Nursery) -> bool:
         """Move one group on; whether it could go further at once."""
         if sender.is_waiting:
-            self._blocked += 1
+            self._block(sender)
             return False
         try:
             progress = sender.advance()
@@ -191,11 +191,16 @@ class SubscriptionServer:
         if progress is Progress.OVER:
             self._senders.remove(sender)
         elif progress is Progress.PENDING:
-            self._blocked += 1
+            self._block(sender)
             nursery.start_soon(self._wait_for, sender.wait_for_store, sender.store_ready)
         elif progress is Progress.BLOCKED:
-            self._blocked += 1
+            self._block(sender)
         return progress is Progress.MORE
+
+    def _block(self, sender: GroupSender) -> None:
+        """Count a group that waits. Until its stream is open no later group may begin:
+        streams open in the order of their groups."""
+        self._blocked += 1 if sender.stream is not None else self._limits.groups_blocked
 
     def _give_up(self, sender: GroupSender, error: ReplayError) -> None:
         """The group cannot be completed: its stream must not look as if it were."""
