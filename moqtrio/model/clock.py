@@ -27,7 +27,11 @@ class MediaClock:
 
     def now_us(self) -> int:
         """The time now. Never less than an earlier reading; needs a running Trio."""
-        elapsed_us = int(trio.current_time() * 1_000_000)
+        return self.at(trio.current_time())
+
+    def at(self, trio_time: float) -> int:
+        """The time at an instant of Trio's clock."""
+        elapsed_us = int(trio_time * 1_000_000)
         if self._offset_us is None:
             origin_us = time.time_ns() // 1_000 if self._origin_us is None else self._origin_us
             self._offset_us = origin_us - elapsed_us

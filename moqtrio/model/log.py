@@ -140,11 +140,11 @@ class TrackLog:
                 f"a frame of {size} bytes is larger than this track allows "
                 f"(max_frame_bytes={self.limits.max_frame_bytes})"
             )
+        group.changed_at = now = trio.current_time()
         if timestamp_us is None:
-            timestamp_us = self.clock.now_us()
+            timestamp_us = self.clock.at(now)
         group.frames.append(Frame(payload, timestamp_us))
         group.size += size
-        group.changed_at = trio.current_time()
         self._bytes += size
         if self._recorded:
             self._unrecorded_bytes += size
