@@ -74,7 +74,6 @@ async def open_quic(
             finally:
                 endpoint.close_all(0, "")
                 nursery.cancel_scope.cancel()
-                endpoint.socket.close()
 
 
 async def _resolve(host: str, port: int) -> list[tuple[int, Any]]:
@@ -131,7 +130,6 @@ async def _connect(
     except BaseException:
         endpoint.close_all(0, "")
         scope.cancel()
-        endpoint.socket.close()
         raise
     return endpoint, connection
 
@@ -139,9 +137,12 @@ async def _connect(
 async def _run_until_cancelled(
     endpoint: Endpoint, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    with trio.CancelScope() as scope:
-        task_status.started(scope)
-        await endpoint.run()
+    try:
+        with trio.CancelScope() as scope:
+            task_status.started(scope)
+            await endpoint.run()
+    finally:
+        endpoint.socket.close()
 
 
 def _open_socket(family: int, address: Any, settings: TransportSettings) -> UdpSocket:

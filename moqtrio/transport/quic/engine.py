@@ -32,7 +32,7 @@ from aioquic.tls import AlertBadCertificate, Epoch
 from ..settings import TransportSettings
 from ..tls import CertificatePin
 from .buffers import Frame, ReceiveBuffer, SendBuffer, TooManyPieces, WrongFinalSize
-from .pacing import TickPacer
+from .pacing import SlowStartExit, TickPacer
 
 SUPPORTED = "aioquic >= 1.7.1, < 1.8"
 
@@ -216,6 +216,7 @@ class Engine(stock.QuicConnection):
         self.packets_lost = 0
         self.certificate_error: str | None = None
         self._loss._pacer = TickPacer(max_datagram_size=configuration.max_datagram_size)
+        self._loss._cc._rtt_monitor = SlowStartExit()
         self._count_losses()
 
     # Reading the state

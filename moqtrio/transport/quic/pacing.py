@@ -47,3 +47,34 @@ class TickPacer:
         if self._rate is None:
             self._tokens = self._capacity
         self._rate = rate
+
+
+class SlowStartExit:
+    """When the round trip grows enough to say that a queue builds up.
+
+    aioquic leaves slow start when the round trip grew by a quarter, which on a short
+    path is the scheduler's jitter: a window of a dozen packets is all that remains. RFC
+    9406 section 4.2 wants at least 4 ms of growth.
+    """
+
+    _SAMPLES = 8
+    _SMALLEST_GROWTH = 0.004
+    _LARGEST_GROWTH = 0.016
+
+    def __init__(self) -> None:
+        self._shortest = float("inf")
+        self._round = float("inf")
+        self._count = 0
+
+    def is_rtt_increasing(self, *, now: float, rtt: float) -> bool:
+        """Take a sample; True once the last round's shortest is far above the best."""
+        self._round = min(self._round, rtt)
+        self._count += 1
+        if self._count < self._SAMPLES:
+            return False
+        growth = min(max(self._shortest / 8, self._SMALLEST_GROWTH), self._LARGEST_GROWTH)
+        increasing = self._round >= self._shortest + growth
+        self._shortest = min(self._shortest, self._round)
+        self._round = float("inf")
+        self._count = 0
+        return increasing
