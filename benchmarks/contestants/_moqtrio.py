@@ -23,7 +23,7 @@ async def line_from_runner() -> str:
 @asynccontextmanager
 async def serving(origin: moqtrio.Origin) -> AsyncIterator[None]:
     """Serve ``origin`` over the block, and tell the runner where."""
-    tls = moqtrio.ServerTls.generate("localhost")
+    tls = moqtrio.generate_certificate()
     async with trio.open_nursery() as nursery:
         listener = await nursery.start(
             functools.partial(moqtrio.serve, origin, "moqt://127.0.0.1:0", tls=tls)

@@ -87,6 +87,11 @@ class MoqRs(Program):
         await self.expect("done", do=name)
 
 
+def import_path() -> str:
+    """Where a child process finds these tests, before all else."""
+    return os.pathsep.join(filter(None, [str(IMPORT_ROOT), os.environ.get("PYTHONPATH")]))
+
+
 @asynccontextmanager
 async def running(program: type[Program], command: Sequence[str]) -> AsyncIterator[Any]:
     """A process that is asked to end after the block, and does not outlive it."""
@@ -94,7 +99,7 @@ async def running(program: type[Program], command: Sequence[str]) -> AsyncIterat
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(IMPORT_ROOT)},
+        env={**os.environ, "PYTHONPATH": import_path()},
     )
     assert process.stdin is not None
     assert process.stdout is not None
