@@ -109,6 +109,9 @@ def _log_to_standard_error(*, verbose: bool) -> None:
         format="moqtrio: %(levelname)s: %(message)s",
         stream=sys.stderr,
     )
+    if not verbose:
+        # aioquic's: what matters of it comes as an error of ours.
+        logging.getLogger("quic").setLevel(logging.CRITICAL)
 
 
 def _tell(verdict: Verdict) -> int:

@@ -12,9 +12,7 @@ from ..errors import (
     ConnectError,
     MoqError,
     ReplayError,
-    RequestError,
     SessionClosed,
-    StreamCode,
     describe_stream_code,
 )
 
@@ -94,24 +92,25 @@ def _judge_one(error: BaseException) -> Verdict:
             )
 
 
+# What an error says of itself, and what the command's user can do about it.
+_CONNECT_HINTS = {
+    "certificate fingerprint": "the server prints its fingerprint when it is ready",
+    "unknown issuer": "--tls-fingerprint takes a development certificate, as the server prints "
+    "it; --tls-ca an authority of your own",
+    "did not answer": "is the server running, and does a firewall let UDP through?",
+    "nothing listens": "is the server running, and is that its port?",
+}
+
+
 def _hint(error: MoqError) -> str | None:
     match error:
         case ConnectError():
-            text = str(error).lower()
-            if "fingerprint" in text:
-                return "the fingerprint to expect is in the line the server prints when it is ready"
-            if "certificate" in text or "self-signed" in text or "verify" in text:
-                return (
-                    "for a development certificate pass the server's --tls-fingerprint; "
-                    "for an authority of your own, --tls-ca"
-                )
-            if "timeout" in text or "timed out" in text or "no answer" in text:
-                return "is the server running, and is UDP open to that port?"
-            return None
-        case RequestError() if error.code == StreamCode.NOT_FOUND:
-            return "moqtrio announced URL lists what there is"
+            if isinstance(error.__cause__, OSError):
+                return _os_hint(error.__cause__)
+            hints = (hint for text, hint in _CONNECT_HINTS.items() if text in str(error))
+            return next(hints, None)
         case SessionClosed() if error.remote:
-            return "the server ended the session; subscribe again, --from the next group"
+            return "subscribe again --from the next group to go on where it ended"
         case ReplayError():
             return "moqtrio store info DIR shows what a store holds"
         case _:

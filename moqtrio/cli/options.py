@@ -12,12 +12,16 @@ from cyclopts import Group, Parameter, Token
 import moqtrio
 
 from ..session.url import SessionUrl
-from .durations import parse_duration
+from .durations import format_duration, parse_duration
 from .failures import UsageError
 
 _TLS = Group("Certificates", sort_key=2)
 _SOURCE = Group("What is published", sort_key=1)
 _GENERAL = Group("General", sort_key=9)
+
+
+def _show_duration(seconds: float | None) -> str | None:
+    return None if seconds is None else format_duration(seconds)
 
 
 def _check_url(_type: Any, url: str) -> None:
@@ -32,7 +36,9 @@ def _duration(_type: Any, tokens: Sequence[Token]) -> float:
     return parse_duration(tokens[0].value)
 
 
-Duration = Annotated[float, Parameter(converter=_duration, metavar="DURATION")]
+Duration = Annotated[
+    float, Parameter(converter=_duration, metavar="DURATION", show_default=_show_duration)
+]
 """A number of seconds, given as a duration such as ``72h``."""
 
 

@@ -32,6 +32,7 @@ async def publish(
         The relay, as moqt://HOST:PORT.
     """
     client_tls = tls.build()
+    source.check()
     async with (
         open_output() as output,
         open_publication(source) as publication,

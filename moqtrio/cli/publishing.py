@@ -131,7 +131,6 @@ async def open_publication(options: SourceOptions) -> AsyncIterator[Publication]
 
     Raises OSError where the input cannot be opened, ReplayError where the store cannot.
     """
-    options.check()
     origin = moqtrio.Origin()
     async with AsyncExitStack() as stack:
         reader = await _open_reader(options, stack)

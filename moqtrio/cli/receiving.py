@@ -16,6 +16,7 @@ from .output import Output
 # The peer answers within a round trip; this is many.
 _ANNOUNCE_WAIT = 1.0
 _ANNOUNCE_SHOWN = 8
+_NOT_THERE = (moqtrio.StreamCode.NOT_FOUND, moqtrio.StreamCode.UNROUTABLE)
 
 
 class GroupPrinter:
@@ -83,7 +84,7 @@ async def explain_refusal(
 ) -> Failure:
     """What the peer does offer, for someone who asked for what it does not."""
     message = str(error)
-    if error.code != moqtrio.StreamCode.NOT_FOUND:
+    if error.code not in _NOT_THERE:
         return Failure(message)
     paths: list[str] = []
     with trio.move_on_after(_ANNOUNCE_WAIT):

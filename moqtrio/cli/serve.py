@@ -35,6 +35,7 @@ async def serve(
         Where to listen, as moqt://HOST:PORT. [::] is every address, port 0 picks a free one.
     """
     server_tls = tls.build()
+    source.check()
     async with (
         open_output() as output,
         open_publication(source) as publication,

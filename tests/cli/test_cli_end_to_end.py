@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import random
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
 import trio
 from cli_commands import Running, run_moqtrio, running_moqtrio, serving
+
+import moqtrio
 
 LINES = [b"one", b"", b"two\r", b"\0\xff\xfe", "drei \N{SNOWMAN}".encode(), b"six"]
 CONTENT = b"".join(line + b"\n" for line in LINES)
@@ -213,10 +216,10 @@ async def test_a_reader_that_leaves_is_not_an_error(tmp_path: Path) -> None:
 
 
 async def test_no_server_is_one_line_and_a_hint() -> None:
-    with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as silent:
-        await silent.bind(("127.0.0.1", 0))
-        port = silent.getsockname()[1]
-        done = await run_moqtrio("subscribe", f"moqt://127.0.0.1:{port}", "b", "t")
+    with trio.socket.socket(type=trio.socket.SOCK_DGRAM) as free:
+        await free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = await run_moqtrio("subscribe", f"moqt://127.0.0.1:{port}", "b", "t")
     assert (done.code, done.out) == (1, b"")
     message, hint = done.err.splitlines()
     assert message.startswith("moqtrio: ")
@@ -245,6 +248,59 @@ async def test_a_restarted_server_goes_on_where_it_was(tmp_path: Path) -> None:
     async with serving("--input", str(path), *store) as server:
         done = await server.subscribe("--from", "oldest")
         assert (done.code, done.out) == (0, b"one\ntwo\nthree\n")
+
+
+async def test_publish_through_a_relay(input_file: Path) -> None:
+    sessions, relay = trio.open_memory_channel[moqtrio.Session](1)
+    serve = partial(
+        moqtrio.serve,
+        moqtrio.Origin(),
+        "moqt://127.0.0.1:0",
+        tls=moqtrio.generate_certificate(),
+        on_session=sessions.send_nowait,
+    )
+    async with trio.open_nursery() as nursery:
+        listener = await nursery.start(serve)
+        async with running_moqtrio(
+            *("publish", listener.url, "--tls-fingerprint", listener.fingerprint),
+            *("--broadcast", "b", "--track", "t", "--input", str(input_file)),
+        ) as publisher:
+            assert await publisher.read_message() == {"type": "connected", "url": listener.url}
+            session = await relay.receive()
+            async with session.announced() as announcements:
+                announcement = await announcements.receive()
+                assert (announcement.path, announcement.active) == ("b", True)
+            received = []
+            async with session.subscribe("b", "t", start=0) as subscription:
+                async for item in subscription:
+                    assert isinstance(item, moqtrio.GroupConsumer)
+                    received += [frame.payload for frame in await item.read_all()]
+            assert received == LINES
+            await assert_interrupted(publisher)
+        nursery.cancel_scope.cancel()
+
+
+async def test_publish_says_when_the_relay_has_gone(input_file: Path) -> None:
+    sessions, relay = trio.open_memory_channel[moqtrio.Session](1)
+    serve = partial(
+        moqtrio.serve,
+        moqtrio.Origin(),
+        "moqt://127.0.0.1:0",
+        tls=moqtrio.generate_certificate(),
+        on_session=sessions.send_nowait,
+    )
+    async with trio.open_nursery() as nursery:
+        listener = await nursery.start(serve)
+        async with running_moqtrio(
+            *("publish", listener.url, "--tls-fingerprint", listener.fingerprint),
+            *("--broadcast", "b", "--track", "t", "--input", str(input_file)),
+        ) as publisher:
+            await publisher.read_message()
+            (await relay.receive()).close(0, "enough")
+            done = await publisher.wait()
+        nursery.cancel_scope.cancel()
+    assert (done.code, done.out) == (1, b"")
+    assert "enough" in done.err
 
 
 async def test_telemetry() -> None:
