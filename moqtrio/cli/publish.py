@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import trio
 from cyclopts import Parameter
 
 import moqtrio
@@ -36,7 +37,14 @@ async def publish(
     async with (
         open_output() as output,
         open_publication(source) as publication,
-        moqtrio.open_session(url, publish=publication.origin, tls=client_tls),
+        moqtrio.open_session(url, publish=publication.origin, tls=client_tls) as session,
+        trio.open_nursery() as nursery,
     ):
         await output.write_json({"type": "connected", "url": url})
+        nursery.start_soon(_fail_when_closed, session)
         await publication.run(output, json=general.json)
+        nursery.cancel_scope.cancel()
+
+
+async def _fail_when_closed(session: moqtrio.Session) -> None:
+    raise await session.wait_closed()

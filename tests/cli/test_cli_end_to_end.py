@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import random
 import subprocess
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -250,7 +252,11 @@ async def test_a_restarted_server_goes_on_where_it_was(tmp_path: Path) -> None:
         assert (done.code, done.out) == (0, b"one\ntwo\nthree\n")
 
 
-async def test_publish_through_a_relay(input_file: Path) -> None:
+@asynccontextmanager
+async def open_relay() -> AsyncIterator[
+    tuple[moqtrio.Listener, trio.MemoryReceiveChannel[moqtrio.Session]]
+]:
+    """A server, and the sessions that connect to it."""
     sessions, relay = trio.open_memory_channel[moqtrio.Session](1)
     serve = partial(
         moqtrio.serve,
@@ -261,44 +267,38 @@ async def test_publish_through_a_relay(input_file: Path) -> None:
     )
     async with trio.open_nursery() as nursery:
         listener = await nursery.start(serve)
-        async with running_moqtrio(
-            *("publish", listener.url, "--tls-fingerprint", listener.fingerprint),
-            *("--broadcast", "b", "--track", "t", "--input", str(input_file)),
-        ) as publisher:
-            assert await publisher.read_message() == {"type": "connected", "url": listener.url}
-            session = await relay.receive()
-            async with session.announced() as announcements:
-                announcement = await announcements.receive()
-                assert (announcement.path, announcement.active) == ("b", True)
-            received = []
-            async with session.subscribe("b", "t", start=0) as subscription:
-                async for item in subscription:
-                    assert isinstance(item, moqtrio.GroupConsumer)
-                    received += [frame.payload for frame in await item.read_all()]
-            assert received == LINES
-            await assert_interrupted(publisher)
+        yield listener, relay
         nursery.cancel_scope.cancel()
+
+
+def publishing(listener: moqtrio.Listener, path: Path) -> AbstractAsyncContextManager[Running]:
+    return running_moqtrio(
+        *("publish", listener.url, "--tls-fingerprint", listener.fingerprint),
+        *("--broadcast", "b", "--track", "t", "--input", str(path)),
+    )
+
+
+async def test_publish_through_a_relay(input_file: Path) -> None:
+    async with open_relay() as (listener, relay), publishing(listener, input_file) as publisher:
+        assert await publisher.read_message() == {"type": "connected", "url": listener.url}
+        session = await relay.receive()
+        async with session.announced() as announcements:
+            announcement = await announcements.receive()
+            assert (announcement.path, announcement.active) == ("b", True)
+        received: list[bytes] = []
+        async with session.subscribe("b", "t", start=0) as subscription:
+            async for item in subscription:
+                assert isinstance(item, moqtrio.GroupConsumer)
+                received += [frame.payload for frame in await item.read_all()]
+        assert received == LINES
+        await assert_interrupted(publisher)
 
 
 async def test_publish_says_when_the_relay_has_gone(input_file: Path) -> None:
-    sessions, relay = trio.open_memory_channel[moqtrio.Session](1)
-    serve = partial(
-        moqtrio.serve,
-        moqtrio.Origin(),
-        "moqt://127.0.0.1:0",
-        tls=moqtrio.generate_certificate(),
-        on_session=sessions.send_nowait,
-    )
-    async with trio.open_nursery() as nursery:
-        listener = await nursery.start(serve)
-        async with running_moqtrio(
-            *("publish", listener.url, "--tls-fingerprint", listener.fingerprint),
-            *("--broadcast", "b", "--track", "t", "--input", str(input_file)),
-        ) as publisher:
-            await publisher.read_message()
-            (await relay.receive()).close(0, "enough")
-            done = await publisher.wait()
-        nursery.cancel_scope.cancel()
+    async with open_relay() as (listener, relay), publishing(listener, input_file) as publisher:
+        await publisher.read_message()
+        (await relay.receive()).close(0, "enough")
+        done = await publisher.wait()
     assert (done.code, done.out) == (1, b"")
     assert "enough" in done.err
 
