@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -62,6 +63,12 @@ class Program:
     async def close_input(self) -> None:
         assert self._process.stdin is not None
         await self._process.stdin.aclose()
+
+    async def interrupt(self) -> int:
+        """Press Ctrl-C; the status the program leaves with."""
+        self._process.send_signal(signal.SIGINT)
+        with trio.fail_after(TIMEOUT_SECONDS):
+            return await self._process.wait()
 
     async def _next_message(self) -> Message | None:
         assert self._process.stdout is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import pytest
 import trio
 
 import moqtrio
@@ -99,6 +98,23 @@ async def test_holes_are_passed_over() -> None:
         await client.expect("end", id="sub")
 
 
+async def test_no_start_is_the_latest_group() -> None:
+    origin = moqtrio.Origin()
+    track = origin.create_broadcast("events").create_track("all", cache_age=3600.0)
+    append_groups(track, 0, 20, FRAMES, SIZE)
+    async with (
+        moqtrio_server(origin) as listener,
+        moq_rs_client(listener.url, listener.fingerprint) as client,
+    ):
+        await client.do("announced", id="list")
+        await client.expect("announcement", id="list", path="events")
+        # An age of zero is moq-rs's way to ask for no more than the latest group.
+        await client.do("subscribe", id="sub", broadcast="events", track="all", max_age=0.0)
+        assert_groups(await client.groups("sub", 1), 19, 20, FRAMES, SIZE)
+        append_groups(track, 20, 21, FRAMES, SIZE)
+        assert_groups(await client.groups("sub", 1), 20, 21, FRAMES, SIZE)
+
+
 async def test_fetch(tmp_path: Path) -> None:
     origin = moqtrio.Origin()
     async with moqtrio.SqliteStore.open(tmp_path / "store", retention=3600.0) as store:
@@ -181,9 +197,9 @@ async def test_an_aborted_track_ends_with_its_code() -> None:
         await client.expect("error", id="sub", scope="stream", code=71)
 
 
-@pytest.mark.parametrize("lines", [2_000])
-async def test_the_command_line_serves_a_late_joiner(tmp_path: Path, lines: int) -> None:
+async def test_the_command_line_serves_a_late_joiner(tmp_path: Path) -> None:
     """`moqtrio serve`, its standard input recorded, forgotten, and read by moq-rs."""
+    lines = 2_000
     command = [
         *(sys.executable, "-m", "moqtrio", "serve", "moqt://127.0.0.1:0", "--json"),
         *("--broadcast", "events", "--track", "lines", "--group-frames", "10"),
@@ -208,6 +224,7 @@ async def test_the_command_line_serves_a_late_joiner(tmp_path: Path, lines: int)
             await server.close_input()
             groups += await client.groups("sub", 2)
             await client.expect("end", id="sub")
+        assert await server.interrupt() == 130
     groups.sort(key=lambda group: int(group["sequence"]))
     came = [frame[2] for group in groups for frame in group["frames"]]
     assert came == [digest(text.encode()) for text in [*texts, *["live"] * 15]]
