@@ -14,6 +14,8 @@ from ._moqtrio import line_from_runner, publish, serving, subscribe
 __all__ = ["serve", "subscribe"]
 
 RETENTION_SECONDS = 3600.0
+# Small enough to bind before the cache's age does: memory must not depend on the rate.
+CACHE_BYTES = 2**20
 
 
 def serve(job: Job) -> None:
@@ -24,7 +26,8 @@ async def _serve(job: Job) -> None:
     origin = moqtrio.Origin()
     store_directory = Path(job.directory) / "store"
     async with moqtrio.SqliteStore.open(store_directory, retention=RETENTION_SECONDS) as store:
-        track = origin.create_broadcast("bench").create_track("track", store=store, cache_age=1.0)
+        broadcast = origin.create_broadcast("bench")
+        track = broadcast.create_track("track", store=store, cache_bytes=CACHE_BYTES)
         async with serving(origin):
             await line_from_runner()
             meter = Meter(job)
