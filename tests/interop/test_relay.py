@@ -92,3 +92,19 @@ async def test_a_publisher_that_leaves_takes_its_broadcast_along() -> None:
         async with session_with(relay, publish=origin):
             await reader.expect("announcement", id="list", path="events", active=True)
         await reader.expect("announcement", id="list", path="events", active=False)
+
+
+async def test_a_publisher_is_not_told_of_itself() -> None:
+    origin = moqtrio.Origin()
+    origin.create_broadcast("events").create_track("all")
+    async with (
+        moq_rs_server() as relay,
+        session_with(relay, publish=origin) as publisher,
+        session_with(relay) as reader,
+        reader.announced() as at_reader,
+    ):
+        assert (await at_reader.receive()).path == "events"
+        async with publisher.announced() as at_publisher:
+            await relay.do("publish", broadcast="room", track="video")
+            assert (await at_reader.receive()).path == "room"
+            assert (await at_publisher.receive()).path == "room"
