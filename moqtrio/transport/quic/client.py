@@ -19,7 +19,7 @@ from ..tls import ClientTls, explain_certificate_error
 from .configuration import client_configuration, key_log
 from .connection import QuicConnection, format_address
 from .endpoint import Endpoint
-from .udp import UdpSocket
+from .udp import DatagramSocket, UdpSocket
 
 _NO_APPLICATION_PROTOCOL = int(QuicErrorCode.CRYPTO_ERROR) + int(
     AlertDescription.no_application_protocol
@@ -94,7 +94,8 @@ async def _connect_to_any(
     failures: list[ConnectError] = []
     for family, address in addresses:
         try:
-            return await _connect(nursery, family, address, configuration, tls, settings)
+            sock = _open_socket(family, address, settings)
+            return await connect_over(nursery, sock, address, configuration, tls, settings)
         except ConnectError as error:
             failures.append(error)
     if len(failures) == 1:
@@ -102,15 +103,16 @@ async def _connect_to_any(
     raise ConnectError("; ".join(str(failure) for failure in failures))
 
 
-async def _connect(
+async def connect_over(
     nursery: trio.Nursery,
-    family: int,
+    sock: DatagramSocket,
     address: Any,
     configuration: QuicConfiguration,
     tls: ClientTls,
     settings: TransportSettings,
 ) -> tuple[Endpoint, QuicConnection]:
-    endpoint = Endpoint(_open_socket(family, address, settings))
+    """Shake hands with ``address`` over a socket; a task in ``nursery`` drives and closes it."""
+    endpoint = Endpoint(sock)
     connection = QuicConnection(
         endpoint=endpoint,
         configuration=configuration,
@@ -120,8 +122,7 @@ async def _connect(
     )
     scope = await nursery.start(_run_until_cancelled, endpoint)
     try:
-        now = trio.current_time()
-        connection._engine.connect(address, now)
+        connection._engine.connect(address, trio.current_time())
         endpoint.add(connection, connection._engine.host_cid)
         endpoint.mark_dirty(connection)
         await connection._handshake_over.wait()

@@ -17,7 +17,7 @@ import trio
 
 from ...errors import SessionClosed, SessionCode
 from .connection import QuicConnection
-from .udp import UdpSocket
+from .udp import DatagramSocket
 
 logger = logging.getLogger("moqtrio.transport")
 
@@ -33,7 +33,7 @@ Acceptor = Callable[[bytes, Any, float], QuicConnection | None]
 class Endpoint:
     """Drives every connection on one UDP socket. Close the socket after :meth:`run`."""
 
-    def __init__(self, sock: UdpSocket) -> None:
+    def __init__(self, sock: DatagramSocket) -> None:
         self.socket = sock
         self._accept: Acceptor | None = None
         self._by_id: dict[bytes, QuicConnection] = {}
@@ -135,7 +135,7 @@ class Endpoint:
             self._flush_all(touched | self._dirty, now)
         finally:
             self._serving = False
-        if self._dirty:
+        if self._dirty or (self._timers and self._timers[0][0] < self._pump_sleeps_until):
             self._wake_pump()
 
     def _route(self, data: bytes, address: Any, now: float) -> QuicConnection | None:

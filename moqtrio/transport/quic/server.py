@@ -25,7 +25,7 @@ from ..tls import ServerTls
 from .configuration import key_log, server_configuration
 from .connection import QuicConnection, format_address
 from .endpoint import CONNECTION_ID_LENGTH, Endpoint
-from .udp import UdpSocket
+from .udp import DatagramSocket, UdpSocket
 
 logger = logging.getLogger("moqtrio.transport")
 
@@ -81,7 +81,7 @@ async def serve_quic(
             stack.callback(sock.close)
         addresses = tuple((sock.address[0], sock.address[1]) for sock in sockets)
         async with trio.open_nursery() as nursery:
-            server = _Server(handler, nursery, configuration, settings)
+            server = Acceptor(handler, nursery, configuration, settings)
             for sock in sockets:
                 endpoint = server.add_endpoint(sock)
                 stack.callback(endpoint.close_all, SessionCode.NO_ERROR, "server shut down")
@@ -91,7 +91,7 @@ async def serve_quic(
             )
 
 
-class _Server:
+class Acceptor:
     """Makes connections out of first datagrams, and handlers' tasks out of handshakes."""
 
     def __init__(
@@ -107,7 +107,7 @@ class _Server:
         self._settings = settings
         self._endpoints: list[Endpoint] = []
 
-    def add_endpoint(self, sock: UdpSocket) -> Endpoint:
+    def add_endpoint(self, sock: DatagramSocket) -> Endpoint:
         endpoint = Endpoint(sock)
         endpoint.accept_with(lambda data, address, now: self._accept(endpoint, data, address))
         self._endpoints.append(endpoint)

@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 from collections import deque
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 
@@ -31,6 +31,39 @@ _ANCILLARY_SPACE = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
 _MAX_QUEUED_BYTES = 4 << 20
 
 _REFUSED = (errno.ECONNREFUSED, errno.ECONNRESET)
+
+
+class DatagramSocket(Protocol):
+    """What an endpoint needs of a socket, so that a simulated network can stand in."""
+
+    #: The network said that nothing listens at the peer's address.
+    refused: bool
+
+    @property
+    def address(self) -> Address:
+        """The local address, as the socket module has it."""
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the send buffer was full; wait for it before sending more."""
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+
+    async def wait_readable(self) -> None:
+        """Wait until there is something to read."""
+
+    async def wait_writable(self) -> None:
+        """Wait until more can be sent."""
+
+    def receive(self, limit: int) -> list[tuple[bytes, Address]]:
+        """What has arrived, stopping once there are ``limit`` datagrams."""
+
+    def send(self, datagrams: list[tuple[bytes, Address]]) -> None:
+        """Send, in order; what cannot go now is queued, up to a bound."""
+
+    def send_queued(self) -> None:
+        """Send what was queued, as far as it goes."""
 
 
 class UdpSocket:

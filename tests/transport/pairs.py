@@ -1,0 +1,110 @@
+"""Two connected ends, over real loopback UDP or in memory."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from functools import cache
+from typing import Any
+
+import trio
+
+from moqtrio.transport.connection import Connection
+from moqtrio.transport.memory import memory_connection_pair
+from moqtrio.transport.quic import QuicListener, open_quic, serve_quic
+from moqtrio.transport.settings import TransportSettings
+from moqtrio.transport.tls import ClientTls, ServerTls, generate_certificate
+
+ALPN = "moq-lite-05"
+
+Handler = Callable[[Connection], Awaitable[object]]
+
+
+@cache
+def development_tls() -> ServerTls:
+    return generate_certificate()
+
+
+def plain_settings(**changes: Any) -> TransportSettings:
+    return TransportSettings(**{"keylog_file": None, **changes})
+
+
+async def start_server(
+    nursery: trio.Nursery,
+    handler: Handler,
+    *,
+    settings: TransportSettings | None = None,
+    tls: ServerTls | None = None,
+    alpn: tuple[str, ...] = (ALPN,),
+    host: str = "127.0.0.1",
+    port: int = 0,
+) -> QuicListener:
+    async def serve(task_status: trio.TaskStatus[QuicListener]) -> None:
+        await serve_quic(
+            handler,
+            host,
+            port,
+            alpn=alpn,
+            tls=tls or development_tls(),
+            settings=settings or plain_settings(),
+            task_status=task_status,
+        )
+
+    listener: QuicListener = await nursery.start(serve)
+    return listener
+
+
+def pinned() -> ClientTls:
+    return ClientTls(fingerprint=development_tls().fingerprint)
+
+
+@asynccontextmanager
+async def quic_pair(
+    *, client: TransportSettings | None = None, server: TransportSettings | None = None
+) -> AsyncIterator[tuple[Connection, Connection]]:
+    """A client's and a server's connection over loopback UDP."""
+    send, receive = trio.open_memory_channel[Connection](1)
+
+    async def handler(connection: Connection) -> None:
+        send.send_nowait(connection)
+        await connection.wait_closed()
+
+    async with trio.open_nursery() as nursery:
+        listener = await start_server(nursery, handler, settings=server)
+        async with open_quic(
+            "127.0.0.1",
+            listener.port,
+            alpn=[ALPN],
+            tls=pinned(),
+            settings=client or plain_settings(),
+        ) as near:
+            yield near, await receive.receive()
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def memory_pair(
+    *, client: TransportSettings | None = None, server: TransportSettings | None = None
+) -> AsyncIterator[tuple[Connection, Connection]]:
+    """A pair in memory; ``server`` is not used: both sides share the settings."""
+    near, far = memory_connection_pair(settings=client or server)
+    yield near, far
+    near.close()
+
+
+PAIRS = {"memory": memory_pair, "quic": quic_pair}
+
+
+async def read_all(stream: Any) -> bytes:
+    """Everything up to the end of a stream."""
+    parts = []
+    while data := await stream.receive_some():
+        parts.append(data)
+    return b"".join(parts)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let other tasks, and the network, go on until ``condition`` holds."""
+    with trio.fail_after(5):
+        while not condition():
+            await trio.sleep(0.001)
