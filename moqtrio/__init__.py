@@ -1,1 +1,74 @@
-"""Media over QUIC for Trio."""
+"""Media over QUIC for Trio: live tracks, deep replay, no silent gap.
+
+Publish with :class:`Origin` and :func:`serve`, follow with :func:`open_session`, record
+with :class:`SqliteStore`. The packages beneath (``wire``, ``transport``, ``model``,
+``replay``, ``session``) may be used by themselves.
+"""
+
+from .errors import (
+    ConnectError,
+    DecodeError,
+    MoqError,
+    ProtocolError,
+    ReplayError,
+    RequestError,
+    SessionClosed,
+    SessionCode,
+    StreamCode,
+    StreamReset,
+)
+from .model import (
+    Announcement,
+    Broadcast,
+    Frame,
+    GroupConsumer,
+    GroupProducer,
+    Origin,
+    Track,
+    TrackInfo,
+)
+from .replay import ReplaySource
+from .session import (
+    Gap,
+    Listener,
+    Session,
+    SessionSettings,
+    Subscription,
+    open_session,
+    serve,
+)
+from .transport.settings import TransportSettings
+from .transport.tls import ClientTls, ServerTls, generate_certificate
+
+__all__ = [
+    "Announcement",
+    "Broadcast",
+    "ClientTls",
+    "ConnectError",
+    "DecodeError",
+    "Frame",
+    "Gap",
+    "GroupConsumer",
+    "GroupProducer",
+    "Listener",
+    "MoqError",
+    "Origin",
+    "ProtocolError",
+    "ReplayError",
+    "ReplaySource",
+    "RequestError",
+    "ServerTls",
+    "Session",
+    "SessionClosed",
+    "SessionCode",
+    "SessionSettings",
+    "StreamCode",
+    "StreamReset",
+    "Subscription",
+    "Track",
+    "TrackInfo",
+    "TransportSettings",
+    "generate_certificate",
+    "open_session",
+    "serve",
+]

@@ -1,1 +1,23 @@
 """Sessions: moq-lite spoken over a connection, on behalf of an origin and an application."""
+
+from .announcements import Announcements
+from .connect import Listener, open_session, serve
+from .serving import ServingLimits
+from .session import Session, SessionSettings, open_session_over
+from .subscription import Gap, Order, Subscription
+from .url import SessionUrl
+
+__all__ = [
+    "Announcements",
+    "Gap",
+    "Listener",
+    "Order",
+    "ServingLimits",
+    "Session",
+    "SessionSettings",
+    "SessionUrl",
+    "Subscription",
+    "open_session",
+    "open_session_over",
+    "serve",
+]
