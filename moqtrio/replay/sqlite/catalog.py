@@ -1,0 +1,248 @@
+"""The catalog: which tracks there are, and which slices, in one small database.
+
+Everything here blocks, and belongs in a worker thread. Each method that writes is one
+transaction, and what it wrote is durable when it returns.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+
+from ...errors import ReplayError
+from .errors import store_error
+from .records import Content, Totals
+from .schema import connect, connect_durable
+
+CATALOG_NAME = "catalog.db"
+FORMAT_VERSION = 1
+_APPLICATION_ID = 0x6D6F7174  # "moqt"
+
+_TABLES = f"""
+BEGIN;
+PRAGMA application_id={_APPLICATION_ID};
+PRAGMA user_version={FORMAT_VERSION};
+CREATE TABLE track(
+    id INTEGER PRIMARY KEY, broadcast TEXT NOT NULL, name TEXT NOT NULL,
+    epoch INTEGER NOT NULL, reserved_end INTEGER NOT NULL, created REAL NOT NULL,
+    next_sequence INTEGER,         -- NULL while it is recorded, and after a kill
+    UNIQUE(broadcast, name));
+CREATE TABLE slice(
+    number INTEGER PRIMARY KEY, state TEXT NOT NULL, created REAL NOT NULL,
+    recorded REAL NOT NULL, bytes INTEGER NOT NULL);
+CREATE TABLE content(
+    slice INTEGER, track INTEGER, first INTEGER, last INTEGER, groups INTEGER,
+    frames INTEGER, bytes INTEGER, first_us INTEGER, last_us INTEGER,
+    PRIMARY KEY(slice, track)) WITHOUT ROWID;
+CREATE TABLE continuation(         -- groups that began in an earlier slice
+    slice INTEGER, track INTEGER, sequence INTEGER, first_frame INTEGER,
+    PRIMARY KEY(slice, track, sequence)) WITHOUT ROWID;
+COMMIT;
+"""
+
+CREATING = "creating"
+ACTIVE = "active"
+SEALED = "sealed"
+DROPPING = "dropping"
+
+
+@attrs.frozen
+class TrackRow:
+    """One track as the catalog has it; ``next_sequence`` is None after a kill."""
+
+    id: int
+    broadcast: str
+    name: str
+    epoch: int
+    reserved_end: int
+    created: float
+    next_sequence: int | None
+
+
+@attrs.define(slots=True)
+class SliceRow:
+    """One slice as the catalog has it.
+
+    ``created`` and ``recorded`` (the time of the last commit) are in seconds of the store's
+    clock. ``contents`` is by track, ``continuations`` has the first frame here
+    of every (track, sequence) that began in an earlier slice; both are empty until it is
+    sealed.
+    """
+
+    number: int
+    state: str
+    created: float
+    recorded: float
+    bytes: int
+    contents: dict[int, Content] = attrs.Factory(dict)
+    continuations: dict[tuple[int, int], int] = attrs.Factory(dict)
+
+
+class Catalog:
+    """An open catalog. Raises ReplayError for trouble, having changed nothing."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._connection = connection
+
+    @classmethod
+    def open(cls, directory: Path) -> Catalog:
+        """Open the catalog of ``directory`` to write to, made if need be."""
+        path = directory / CATALOG_NAME
+        try:
+            connection = connect_durable(path, create=True)
+        except sqlite3.Error as error:
+            raise store_error(error, path) from error
+        try:
+            if _version(path, connection) == 0:
+                connection.executescript(_TABLES)
+        except sqlite3.Error as error:
+            connection.close()
+            raise store_error(error, path) from error
+        except ReplayError:
+            connection.close()
+            raise
+        return cls(path, connection)
+
+    @classmethod
+    def inspect(cls, directory: Path) -> Catalog:
+        """Open the catalog of ``directory`` to look at, whoever else has it open."""
+        path = directory / CATALOG_NAME
+        if not path.exists():
+            raise ReplayError(
+                f"{directory} is not a store: it has no {CATALOG_NAME}", retryable=False
+            )
+        try:
+            connection = connect(path, "mode=ro")
+            version = _version(path, connection)
+        except sqlite3.Error as error:
+            raise store_error(error, path) from error
+        if version == 0:
+            connection.close()
+            raise ReplayError(f"{path} is empty: the store was never opened", retryable=False)
+        return cls(path, connection)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    def tracks(self) -> list[TrackRow]:
+        """Every track."""
+        columns = "id, broadcast, name, epoch, reserved_end, created, next_sequence"
+        rows = self._read(f"SELECT {columns} FROM track ORDER BY id")
+        return [TrackRow(*row) for row in rows]
+
+    def slices(self) -> list[SliceRow]:
+        """Every slice, oldest first, with what is in it."""
+        rows = self._read("SELECT number, state, created, recorded, bytes FROM slice")
+        slices = {row[0]: SliceRow(*row) for row in sorted(rows)}
+        for number, track, first, last, groups, *totals in self._read("SELECT * FROM content"):
+            if number in slices:
+                content = Content(first, last, groups, Totals(*totals))
+                slices[number].contents[track] = content
+        for number, track, sequence, frame in self._read("SELECT * FROM continuation"):
+            if number in slices:
+                slices[number].continuations[track, sequence] = frame
+        return list(slices.values())
+
+    def put_tracks(self, tracks: Iterable[TrackRow]) -> None:
+        """Record tracks, new ones or changed."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "INSERT OR REPLACE INTO track(id, broadcast, name, epoch, reserved_end, created,"
+                " next_sequence) VALUES(?, ?, ?, ?, ?, ?, ?)",
+                [attrs.astuple(track) for track in tracks],
+            )
+
+    def put_slice(self, number: int, state: str, created: float) -> None:
+        """Record that a slice is being made, or is being written."""
+        with self._transaction() as connection:
+            connection.execute(
+                "INSERT OR REPLACE INTO slice VALUES(?, ?, ?, ?, 0)",
+                (number, state, created, created),
+            )
+
+    def seal_slice(
+        self,
+        number: int,
+        recorded: float,
+        size: int,
+        contents: Mapping[int, Content],
+        continuations: Mapping[tuple[int, int], int],
+    ) -> None:
+        """Record that a slice will not change any more, and what is in it."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE slice SET state=?, recorded=?, bytes=? WHERE number=?",
+                (SEALED, recorded, size, number),
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO content VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (number, track, each.first, each.last, each.groups, *attrs.astuple(each.totals))
+                    for track, each in contents.items()
+                ],
+            )
+            connection.executemany(
+                "INSERT OR REPLACE INTO continuation VALUES(?, ?, ?, ?)",
+                [(number, *key, frame) for key, frame in continuations.items()],
+            )
+
+    def begin_drop(self, numbers: Sequence[int]) -> None:
+        """Record that the files of these slices are about to go."""
+        with self._transaction() as connection:
+            connection.executemany(
+                "UPDATE slice SET state=? WHERE number=?",
+                [(DROPPING, number) for number in numbers],
+            )
+
+    def finish_drop(self, numbers: Sequence[int]) -> None:
+        """Forget slices whose files are gone."""
+        keys = [(number,) for number in numbers]
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM slice WHERE number=?", keys)
+            connection.executemany("DELETE FROM content WHERE slice=?", keys)
+            connection.executemany("DELETE FROM continuation WHERE slice=?", keys)
+
+    def _read(self, statement: str) -> list[tuple]:  # type: ignore[type-arg] # any columns
+        try:
+            return self._connection.execute(statement).fetchall()
+        except sqlite3.Error as error:
+            raise store_error(error, self.path) from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        connection = self._connection
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise store_error(error, self.path) from error
+
+
+def _version(path: Path, connection: sqlite3.Connection) -> int:
+    """The format version; 0 for a new database. Raises ReplayError for one we cannot use."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if version == 0 and application == 0 and tables == 0:
+        return 0
+    if application != _APPLICATION_ID:
+        raise ReplayError(f"{path} is not the catalog of a moqtrio store", retryable=False)
+    if version > FORMAT_VERSION:
+        raise ReplayError(
+            f"{path} has format version {version}, and this moqtrio reads up to "
+            f"{FORMAT_VERSION}: use the newer moqtrio that wrote it",
+            retryable=False,
+        )
+    return int(version)

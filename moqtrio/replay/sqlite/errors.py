@@ -1,0 +1,68 @@
+"""What SQLite and the operating system report, in terms of what a person can do about it."""
+
+from __future__ import annotations
+
+import errno
+import sqlite3
+from pathlib import Path
+
+from ...errors import ReplayError, StreamCode
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA}
+_HINTS = {
+    sqlite3.SQLITE_FULL: "the disk is full: free some space, or lower the store's retention",
+    sqlite3.SQLITE_IOERR: "the disk failed to read or write",
+    sqlite3.SQLITE_READONLY: "it cannot be written: check the directory's permissions and mount",
+    sqlite3.SQLITE_CANTOPEN: "it cannot be opened: check its permissions and the open file limit",
+    sqlite3.SQLITE_BUSY: "another process holds it",
+}
+_OS_HINTS = {
+    errno.ENOSPC: _HINTS[sqlite3.SQLITE_FULL],
+    errno.EDQUOT: _HINTS[sqlite3.SQLITE_FULL],
+    errno.EROFS: _HINTS[sqlite3.SQLITE_READONLY],
+    errno.EACCES: _HINTS[sqlite3.SQLITE_READONLY],
+}
+
+
+def is_damage(error: sqlite3.Error, path: Path) -> bool:
+    """Whether what is in the file is at fault, so that asking again cannot help."""
+    code = getattr(error, "sqlite_errorcode", None)
+    if code is None:  # Raised by the module itself: a value of the wrong type, say.
+        return isinstance(error, sqlite3.DatabaseError)
+    if code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in _DAMAGE:
+        return True
+    if code & 0xFF == sqlite3.SQLITE_CANTOPEN:
+        return not path.exists()
+    return bool(code == sqlite3.SQLITE_ERROR)  # No such table: the file is another's.
+
+
+def describe(error: Exception, path: Path) -> str:
+    """One line: the file, what is wrong with it, and what to do."""
+    if isinstance(error, sqlite3.Error):
+        code = getattr(error, "sqlite_errorcode", None)
+        name = getattr(error, "sqlite_errorname", type(error).__name__)
+        if not path.exists():
+            hint = "the file is gone"
+        else:
+            hint = _HINTS.get(code & 0xFF, str(error)) if code is not None else str(error)
+        return f"{path}: {hint} ({name}: {error})"
+    if isinstance(error, OSError):
+        hint = _OS_HINTS.get(error.errno or 0, "the operating system refused")
+        return f"{path}: {hint} ({error})"
+    return f"{path}: {error}"
+
+
+def store_error(error: Exception, path: Path) -> ReplayError:
+    """The ReplayError for trouble with a whole file of a store."""
+    damaged = isinstance(error, sqlite3.Error) and is_damage(error, path)
+    return ReplayError(describe(error, path), retryable=not damaged)
+
+
+def damage_error(where: str, detail: str) -> ReplayError:
+    """The ReplayError for groups that were recorded and cannot be read any more."""
+    return ReplayError(
+        f"{where}: {detail}. What was recorded there is lost; the rest of the store is not "
+        "affected",
+        code=StreamCode.EVICTED,
+        retryable=False,
+    )

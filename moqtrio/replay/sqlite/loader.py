@@ -1,0 +1,370 @@
+"""Reading slices: one call reads one range of a track, in order, up to a number of bytes.
+
+Everything here blocks, and belongs in a worker thread. What cannot be read because it is
+damaged is part of the answer; a ReplayError is raised only where asking again may help.
+"""
+
+from __future__ import annotations
+
+import heapq
+import sqlite3
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from operator import attrgetter
+from typing import Any
+
+import attrs
+
+from ...errors import ReplayError
+from .chunks import DamagedChunk, Pack, key_checksum, open_run
+from .errors import damage_error, describe, is_damage, store_error
+from .extents import Damage, Extent, Piece
+from .pool import ConnectionPool
+from .records import OPEN, Part, SliceFile, Totals
+from .schema import part_checksum
+
+_CHUNK_MEMORY = 128  # bytes of memory a chunk takes beside its data, roughly
+
+_PACKS = (
+    "SELECT first_sequence, last_sequence FROM pack"
+    " WHERE track=? AND first_sequence>=? AND first_sequence<? ORDER BY first_sequence LIMIT ?"
+)
+_PACK_BEFORE = (
+    "SELECT first_sequence, last_sequence FROM pack"
+    " WHERE track=? AND first_sequence<? ORDER BY first_sequence DESC LIMIT 1"
+)
+_PACK_DATA = "SELECT data FROM pack WHERE track=? AND first_sequence=?"
+_PART_COLUMNS = "SELECT sequence, first_frame, frames, bytes, ending, checksum FROM part"
+_HEADS = (
+    f"{_PART_COLUMNS} WHERE track=? AND sequence>=? AND sequence<? AND first_frame=0"
+    " ORDER BY sequence LIMIT ?"
+)
+_PART = f"{_PART_COLUMNS} WHERE track=? AND sequence=?"
+_CHUNKS = (
+    "SELECT first_frame, data FROM chunk"
+    " WHERE track=? AND sequence=? AND first_frame>=? AND first_frame<?"
+    " ORDER BY first_frame LIMIT ?"
+)
+_CHUNK_WITH = "SELECT max(first_frame) FROM chunk WHERE track=? AND sequence=? AND first_frame<=?"
+_FIRST_PAGE, _LARGEST_PAGE = 4, 64  # rows fetched at a time
+
+
+@attrs.frozen
+class TrackKey:
+    """A track as the loader needs it: its number in the files, its name in messages."""
+
+    id: int
+    label: str
+
+
+@attrs.frozen
+class Step:
+    """Groups that begin in ``[start, end)``, and every slice that may have some of them."""
+
+    start: int
+    end: int
+    files: Sequence[SliceFile]
+
+
+@attrs.frozen
+class RangeRequest:
+    """Read groups from ``start`` on, step after step.
+
+    Attributes:
+        end_exists: whether the last step's end is the sequence of a group.
+        open: which groups are still being recorded.
+        continued: which groups go on in a later slice.
+        budget: stop after about this many bytes.
+    """
+
+    track: TrackKey
+    start: int
+    steps: Sequence[Step]
+    end_exists: bool
+    open: frozenset[int]
+    continued: frozenset[int]
+    budget: int
+
+
+@attrs.frozen
+class PieceRequest:
+    """Read one group from ``frame`` on.
+
+    Attributes:
+        files: the slices it may lie in, in order, from the one with ``frame`` on.
+        more: whether there are further ones.
+        was_open: whether the group is still being recorded.
+    """
+
+    track: TrackKey
+    sequence: int
+    frame: int
+    files: Sequence[SliceFile]
+    more: bool
+    was_open: bool
+    budget: int
+
+
+@attrs.define(slots=True, eq=False)
+class _PackItem:
+    sequence: int
+    first: int
+    last: int
+    reader: _SliceReader
+
+
+@attrs.define(slots=True, eq=False)
+class _HeadItem:
+    sequence: int
+    part: Part
+    reader: _SliceReader
+
+
+@attrs.define(slots=True, eq=False)
+class _DamageItem:
+    sequence: int
+    damage: Damage
+
+
+_Item = _PackItem | _HeadItem | _DamageItem
+
+
+def load_range(pool: ConnectionPool, request: RangeRequest) -> Extent:
+    """Read an extent. Raises ReplayError (retryable) and SliceRetired."""
+    extent = Extent(request.start, request.budget)
+    for step in request.steps:
+        with ExitStack() as stack:
+            streams = [_items(stack, pool, file, request.track, step) for file in step.files]
+            for item in heapq.merge(*streams, key=attrgetter("sequence")):
+                if extent.size >= request.budget and item.sequence > request.start:
+                    return extent.finish(item.sequence, True)
+                _add_item(extent, request, item)
+    return extent.finish(request.steps[-1].end, request.end_exists)
+
+
+def load_piece(pool: ConnectionPool, request: PieceRequest) -> Piece:
+    """Read frames of one group. Raises ReplayError (retryable) and SliceRetired."""
+    piece = Piece(request.sequence, request.frame, request.was_open, request.budget)
+    for file in request.files:
+        if piece.size >= request.budget:
+            piece.cut = True
+            break
+        with ExitStack() as stack:
+            try:
+                reader = _SliceReader.open(stack, pool, file, request.track)
+                part = reader.part(request.sequence)
+                if part is not None:
+                    reader.read_chunks(piece, part)
+            except DamagedChunk as error:
+                where = f"track {request.track.label}, group {request.sequence}, in {file.path}"
+                piece.error = damage_error(where, str(error))
+            except sqlite3.Error as error:
+                _note_damage(piece, file, request.track, error)
+        if piece.error is not None or piece.cut or piece.ending != OPEN:
+            break
+    else:
+        piece.cut = request.more
+    piece.end_frame = max(piece.end_frame, piece.first_frame)
+    return piece
+
+
+def find_recorded(
+    pool: ConnectionPool, files: Sequence[SliceFile], track: TrackKey, sequences: Sequence[int]
+) -> int | None:
+    """The first of ``sequences`` that has a group in ``files``. Raises ReplayError."""
+    for file in files:
+        with ExitStack() as stack:
+            try:
+                reader = _SliceReader.open(stack, pool, file, track)
+                for sequence in sequences:
+                    if reader.has_group(sequence):
+                        return sequence
+            except (sqlite3.Error, DamagedChunk) as error:
+                raise store_error(error, file.path) from error
+    return None
+
+
+class _SliceReader:
+    """Reads one slice, within one read transaction, for one track."""
+
+    def __init__(self, file: SliceFile, connection: sqlite3.Connection, track: TrackKey) -> None:
+        self.file = file
+        self.track = track
+        self._connection = connection
+
+    @classmethod
+    def open(
+        cls, stack: ExitStack, pool: ConnectionPool, file: SliceFile, track: TrackKey
+    ) -> _SliceReader:
+        """Begin to read; ``stack`` ends it. Raises sqlite3.Error and SliceRetired."""
+        connection = stack.enter_context(pool.connection(file))
+        connection.execute("BEGIN")
+        stack.callback(_end_transaction, connection)
+        return cls(file, connection, track)
+
+    def packs(self, start: int, end: int) -> Iterator[_PackItem]:
+        """The packs with groups in ``[start, end)``."""
+        for first, last in self._query(_PACK_BEFORE, start):
+            if last >= start:
+                yield _PackItem(start, first, last, self)
+        for first, last in self._pages(_PACKS, (), start, end):
+            yield _PackItem(first, first, last, self)
+
+    def heads(self, start: int, end: int) -> Iterator[_HeadItem | _DamageItem]:
+        """The groups with rows of their own that begin here, in ``[start, end)``."""
+        for row in self._pages(_HEADS, (), start, end):
+            sequence = row[0]
+            try:
+                yield _HeadItem(sequence, self._checked_part(row), self)
+            except DamagedChunk as error:
+                trouble = self._damaged(f"group {sequence}", error)
+                yield _DamageItem(sequence, Damage(sequence, sequence, trouble))
+
+    def pack(self, item: _PackItem) -> Pack | Damage:
+        """Read a pack's data."""
+        try:
+            ((data,),) = self._query(_PACK_DATA, item.first)
+            return Pack(data, item.first, key_checksum(self.track.id, item.first, 0))
+        except (DamagedChunk, sqlite3.DatabaseError, ValueError) as error:
+            if isinstance(error, sqlite3.Error) and not is_damage(error, self.file.path):
+                raise store_error(error, self.file.path) from error
+            where = f"groups {item.first} to {item.last}, chunk of whole groups"
+            return Damage(item.first, item.last, self._damaged(where, error))
+
+    def part(self, sequence: int) -> Part | None:
+        """What this slice holds of a group. Raises DamagedChunk."""
+        for row in self._query(_PART, sequence):
+            return self._checked_part(row)
+        return None
+
+    def has_group(self, sequence: int) -> bool:
+        """Whether a group begins in this slice. Raises DamagedChunk."""
+        if self.part(sequence) is not None:
+            return True
+        for item in self.packs(sequence, sequence + 1):
+            pack = self.pack(item)
+            if isinstance(pack, Damage):
+                raise DamagedChunk(str(pack.error))
+            return pack.find(sequence) is not None
+        return False
+
+    def read_chunks(self, piece: Piece, part: Part) -> None:
+        """Append to ``piece`` the frames of ``part`` that follow it, within its budget."""
+        start = piece.end_frame
+        if start < part.end_frame:
+            ((first,),) = self._query(_CHUNK_WITH, piece.sequence, start)
+            self._append_chunks(piece, part, start if first is None else first)
+        if piece.error is None and not piece.cut:
+            piece.ending = part.ending
+
+    def _append_chunks(self, piece: Piece, part: Part, first: int) -> None:
+        sequence = piece.sequence
+        expected = first
+        for frame, data in self._pages(_CHUNKS, (sequence,), first, part.end_frame):
+            if piece.size >= piece.budget and piece.end_frame > piece.first_frame:
+                piece.cut = True
+                return
+            try:
+                if frame != expected:
+                    raise DamagedChunk(f"the frames from {expected} on are not there")
+                run = open_run(data, key_checksum(self.track.id, sequence, frame))
+            except DamagedChunk as error:
+                where = f"group {sequence}, chunk at frame {expected}"
+                piece.error = self._damaged(where, error)
+                return
+            piece.append(run, frame, len(data) + _CHUNK_MEMORY)
+            expected = frame + run.count
+        if expected != part.end_frame:
+            where = f"group {sequence}, chunk at frame {expected}"
+            missing = DamagedChunk(f"it should go on to frame {part.end_frame}")
+            piece.error = self._damaged(where, missing)
+
+    def _query(self, statement: str, *parameters: int) -> list[Any]:
+        return self._connection.execute(statement, (self.track.id, *parameters)).fetchall()
+
+    def _pages(
+        self, statement: str, parameters: tuple[int, ...], start: int, end: int
+    ) -> Iterator[Any]:
+        """The rows of ``statement`` with a key in ``[start, end)``, some at a time: no
+        statement is left half-way, which would keep the transaction from ending."""
+        limit = _FIRST_PAGE
+        while True:
+            rows = self._query(statement, *parameters, start, end, limit)
+            yield from rows
+            if len(rows) < limit:
+                return
+            start = rows[-1][0] + 1
+            limit = min(limit * 2, _LARGEST_PAGE)
+
+    def _checked_part(self, row: tuple[int, int, int, int, int, int]) -> Part:
+        sequence, first_frame, frames, size, ending, checksum = row
+        part = Part(self.file.number, first_frame, Totals(frames, size), ending)
+        try:
+            found = part_checksum(self.track.id, sequence, part)
+        except (struct.error, TypeError) as error:
+            raise DamagedChunk("its entry holds no numbers") from error
+        if found != checksum:
+            raise DamagedChunk("its entry fails its checksum")
+        return part
+
+    def _damaged(self, where: str, error: Exception) -> ReplayError:
+        place = f"track {self.track.label}, {where}, in {self.file.path}"
+        return damage_error(place, str(error))
+
+
+def _end_transaction(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:
+        connection.execute("COMMIT")
+
+
+def _items(
+    stack: ExitStack, pool: ConnectionPool, file: SliceFile, track: TrackKey, step: Step
+) -> Iterator[_Item]:
+    """What one slice has in a step, in order; where it fails, the rest of it is damage."""
+    position = step.start
+    try:
+        reader = _SliceReader.open(stack, pool, file, track)
+        streams = (reader.packs(step.start, step.end), reader.heads(step.start, step.end))
+        for item in heapq.merge(*streams, key=attrgetter("sequence")):
+            position = item.sequence
+            yield item
+    except (sqlite3.Error, TypeError) as error:
+        if isinstance(error, sqlite3.Error) and not is_damage(error, file.path):
+            raise store_error(error, file.path) from error
+        trouble = damage_error(f"track {track.label}", describe(error, file.path))
+        yield _DamageItem(position, Damage(position, step.end - 1, trouble))
+
+
+def _add_item(extent: Extent, request: RangeRequest, item: _Item) -> None:
+    if isinstance(item, _DamageItem):
+        extent.add_damage(item.damage)
+    elif isinstance(item, _PackItem):
+        pack = item.reader.pack(item)
+        if isinstance(pack, Damage):
+            extent.add_damage(pack)
+        else:
+            extent.add_pack(pack, item.reader.file.number)
+    else:
+        extent.add_piece(_first_piece(request, item, request.budget - extent.size))
+
+
+def _first_piece(request: RangeRequest, item: _HeadItem, budget: int) -> Piece:
+    sequence = item.sequence
+    piece = Piece(sequence, 0, sequence in request.open, budget, item.reader.file.number)
+    try:
+        item.reader.read_chunks(piece, item.part)
+    except sqlite3.Error as error:
+        _note_damage(piece, item.reader.file, request.track, error)
+    if piece.ending == OPEN and piece.error is None and sequence in request.continued:
+        piece.cut = True
+    piece.budget = request.budget
+    return piece
+
+
+def _note_damage(piece: Piece, file: SliceFile, track: TrackKey, error: sqlite3.Error) -> None:
+    """What follows in ``piece`` is lost. Raises ReplayError where that is not certain."""
+    if not is_damage(error, file.path):
+        raise store_error(error, file.path) from error
+    where = f"track {track.label}, group {piece.sequence}, from frame {piece.end_frame} on"
+    piece.error = damage_error(where, describe(error, file.path))

@@ -1,0 +1,132 @@
+"""Opening a store: what a killed process left half done is finished or undone.
+
+Everything here blocks, and belongs in a worker thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import attrs
+
+from ...errors import ReplayError
+from .catalog import ACTIVE, CREATING, DROPPING, Catalog, SliceRow, TrackRow
+from .errors import store_error
+from .lock import DirectoryLock
+from .records import Content
+from .schema import file_bytes, remove_files, slice_number, slice_path, sync_directory
+from .shelf import Slice
+from .slices import recover
+
+logger = logging.getLogger("moqtrio.store")
+
+
+@attrs.frozen
+class OpenedStore:
+    """A store's directory, locked and in order."""
+
+    directory: Path
+    lock: DirectoryLock
+    catalog: Catalog
+    tracks: list[TrackRow]
+    slices: list[Slice]
+    next_number: int
+
+
+def open_directory(directory: Path) -> OpenedStore:
+    """Lock and open a store's directory, made if need be. Raises ReplayError."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise store_error(error, directory) from error
+    lock = DirectoryLock(directory)
+    try:
+        catalog = Catalog.open(directory)
+        try:
+            return _open(directory, lock, catalog)
+        except BaseException:
+            catalog.close()
+            raise
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _open(directory: Path, lock: DirectoryLock, catalog: Catalog) -> OpenedStore:
+    tracks = catalog.tracks()
+    rows = catalog.slices()
+    _undo(directory, catalog, [row for row in rows if row.state in (CREATING, DROPPING)])
+    slices: list[Slice] = []
+    for row in rows:
+        if row.state in (CREATING, DROPPING):
+            continue
+        if row.state == ACTIVE:
+            _finish(directory, catalog, row, tracks, slices)
+        slices.append(
+            Slice(
+                row.number,
+                row.created,
+                row.recorded,
+                row.bytes,
+                True,
+                row.contents,
+                row.continuations,
+            )
+        )
+    numbers = [row.number for row in rows] + _numbers_on_disk(directory)
+    return OpenedStore(directory, lock, catalog, tracks, slices, max(numbers, default=0) + 1)
+
+
+def _undo(directory: Path, catalog: Catalog, rows: Sequence[SliceRow]) -> None:
+    """Remove slices that were never written to, or were on their way out."""
+    if not rows:
+        return
+    try:
+        for row in rows:
+            remove_files(slice_path(directory, row.number))
+        sync_directory(directory)
+    except OSError as error:
+        raise store_error(error, directory) from error
+    catalog.finish_drop([row.number for row in rows])
+
+
+def _finish(
+    directory: Path,
+    catalog: Catalog,
+    row: SliceRow,
+    tracks: Iterable[TrackRow],
+    before: Sequence[Slice],
+) -> None:
+    """Seal a slice that was being written when its process ended."""
+    path = slice_path(directory, row.number)
+    try:
+        row.contents, row.continuations = recover(path)
+    except ReplayError as error:
+        if error.retryable:
+            raise
+        logger.error("what was recorded last is lost: %s", error)
+        row.contents = _assumed_contents(tracks, before)
+    row.bytes = file_bytes(path)
+    catalog.seal_slice(row.number, row.recorded, row.bytes, row.contents, row.continuations)
+
+
+def _assumed_contents(tracks: Iterable[TrackRow], before: Sequence[Slice]) -> dict[int, Content]:
+    """What an unreadable slice may have had: everything after what the others have. To take
+    it for empty would make the loss look like sequences that were never used."""
+    contents: dict[int, Content] = {}
+    for track in tracks:
+        if track.next_sequence is not None:
+            continue
+        known = (each.contents.get(track.id) for each in before)
+        ends = [content.last + 1 for content in known if content and content.last is not None]
+        first = max(ends, default=0)
+        if first < track.reserved_end:
+            contents[track.id] = Content(first, track.reserved_end - 1, 0)
+    return contents
+
+
+def _numbers_on_disk(directory: Path) -> list[int]:
+    numbers = (slice_number(path) for path in directory.iterdir())
+    return [number for number in numbers if number is not None]
