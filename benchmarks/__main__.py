@@ -22,7 +22,7 @@ from .runner import Plan, Run, RunFailed, run_once
 from .shapes import SHAPES, Shape, shape_named
 
 QUICK_SECONDS = 0.8
-QUICK_ROUNDS = 2
+QUICK_ROUNDS = 3
 GUESSED_RATE = 10_000_000  # bytes per second, where no live run tells
 
 

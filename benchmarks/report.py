@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
@@ -19,9 +19,10 @@ MEBIBYTE = 1 << 20
 
 @attrs.frozen
 class Numbers:
-    """The medians of one contestant's runs of one shape.
+    """One contestant's runs of one shape.
 
-    Rates are the subscriber's; CPU is given for each side.
+    Rates are the subscriber's, of the fastest run: the one that other programs on the
+    machine disturbed least. CPU time hardly feels them, and is the median of each side.
     """
 
     contestant: str
@@ -40,31 +41,27 @@ class Numbers:
 
 
 def numbers(runs: Sequence[Run]) -> Numbers:
-    """Medians over the rounds of one contestant and shape."""
+    """All rounds of one contestant and shape in one line."""
     first = runs[0]
-
-    def middle(values: Iterable[float]) -> float:
-        return median(values)
+    fastest = max((run.subscriber for run in runs), key=lambda side: side.bytes / side.seconds)
 
     return Numbers(
         contestant=first.contestant,
         shape=first.shape.name,
         runs=len(runs),
-        frames_per_second=middle(r.subscriber.frames / r.subscriber.seconds for r in runs),
-        groups_per_second=middle(r.subscriber.groups / r.subscriber.seconds for r in runs),
-        megabytes_per_second=middle(
-            r.subscriber.bytes / MEGABYTE / r.subscriber.seconds for r in runs
-        ),
-        server_cpu_per_10k_frames=middle(
+        frames_per_second=fastest.frames / fastest.seconds,
+        groups_per_second=fastest.groups / fastest.seconds,
+        megabytes_per_second=fastest.bytes / MEGABYTE / fastest.seconds,
+        server_cpu_per_10k_frames=median(
             r.server.cpu_seconds / r.subscriber.frames * PER_FRAMES for r in runs
         ),
-        subscriber_cpu_per_10k_frames=middle(
+        subscriber_cpu_per_10k_frames=median(
             r.subscriber.cpu_seconds / r.subscriber.frames * PER_FRAMES for r in runs
         ),
-        megabytes_per_server_cpu_second=middle(
+        megabytes_per_server_cpu_second=median(
             r.subscriber.bytes / MEGABYTE / r.server.cpu_seconds for r in runs
         ),
-        megabytes_per_subscriber_cpu_second=middle(
+        megabytes_per_subscriber_cpu_second=median(
             r.subscriber.bytes / MEGABYTE / r.subscriber.cpu_seconds for r in runs
         ),
         server_peak_mebibytes=max(r.server.peak_resident_bytes for r in runs) / MEBIBYTE,
