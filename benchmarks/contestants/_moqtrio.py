@@ -16,7 +16,7 @@ from ..job import Job, Meter, Pacer, emit, frame_payload, timestamp_us
 
 async def line_from_runner() -> str:
     """The next line of standard input, without blocking the event loop."""
-    line = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
+    line: str = await trio.to_thread.run_sync(sys.stdin.readline, abandon_on_cancel=True)
     return line.strip()
 
 
