@@ -88,7 +88,8 @@ class GroupProducer:
 
         Raises:
             ProtocolError: the group has ended (also when the log had to evict it).
-            ValueError: the payload is larger than the track's ``max_frame_bytes``.
+            ValueError: the payload is larger than the track's ``max_frame_bytes``, or the
+                timestamp is not in ``[0, 2**61)``, which is what can be sent.
         """
         self._log.write_frame(self._group, payload, timestamp_us)
 
@@ -97,9 +98,8 @@ class GroupProducer:
         self._log.end_group(self._group, FINISHED)
 
     def abort(self, code: int = StreamCode.CANCEL) -> None:
-        """End the group early: readers get what was written, then this error code.
-
-        A no-op if it has ended already.
+        """End the group early: readers get this error code instead of an end, perhaps
+        before all that was written. A no-op if it has ended already.
         """
         self._log.end_group(self._group, Aborted(int(code)))
 

@@ -22,6 +22,11 @@ from .ranges import RangeSet
 
 logger = logging.getLogger("moqtrio.log")
 
+# What the wire can carry (RFC 9000 section 16: 62 bits): the end after the last group, and
+# any timestamp together with its distance from any other.
+_LARGEST_SEQUENCE = 2**62 - 2
+_TIMESTAMP_END = 2**61
+
 _LOST_RANGES = 1024
 _COMPACT_AT = 4096
 
@@ -117,6 +122,10 @@ class TrackLog:
                 f"group {sequence} cannot be created: sequences below {self._floor} and those "
                 f"in the log are used; the next free one is {self.next_sequence}"
             )
+        if sequence > _LARGEST_SEQUENCE:
+            raise ProtocolError(
+                f"group {sequence} cannot be created: the largest sequence is {_LARGEST_SEQUENCE}"
+            )
         group = Group(sequence, trio.current_time())
         self._groups[sequence] = group
         if not self._order or sequence > self._order[-1]:
@@ -140,6 +149,8 @@ class TrackLog:
                 f"a frame of {size} bytes is larger than this track allows "
                 f"(max_frame_bytes={self.limits.max_frame_bytes})"
             )
+        if timestamp_us is not None and not 0 <= timestamp_us < _TIMESTAMP_END:
+            raise ValueError(f"expected a timestamp in [0, 2**61) microseconds, got {timestamp_us}")
         group.changed_at = now = trio.current_time()
         if timestamp_us is None:
             timestamp_us = self.clock.at(now)
@@ -260,9 +271,23 @@ class TrackLog:
         """The groups that are not yet wholly durable, oldest first by creation."""
         return list(self._unrecorded.values())
 
-    def mark_durable(self, group: Group) -> None:
-        """All of ``group``, its end included, is durable (or, if lost, accounted for)."""
-        group.durable = True
+    def mark_recorded(self, group: Group, frames: int, end: GroupEnd | None) -> None:
+        """``frames`` more of the group's frames are durable, and ``end`` unless it is None.
+
+        The group may have been lost while they were written. If that was all of it, it is
+        not lost after all; otherwise it stays in :meth:`unrecorded` until its end is
+        recorded, because what is stored must not be taken for the whole.
+        """
+        group.recorded += frames
+        if end is None:
+            if group.lost and group.sequence not in self._unrecorded:
+                self._unrecorded[group.sequence] = group
+                self._unrecorded_bytes += group.size
+            return
+        if end == group.end and group.recorded == len(group.frames):
+            group.durable = True
+            if group.lost:
+                self._find(group)
         self._drop_unrecorded(group)
 
     def is_behind(self, behind_bytes: int) -> bool:
@@ -321,6 +346,12 @@ class TrackLog:
                 self._lost_count,
                 self.limits.max_bytes,
             )
+
+    def _find(self, group: Group) -> None:
+        """What was lost turns out not to be."""
+        group.lost = False
+        self._lost.discard(group.sequence)
+        self._lost_count -= 1
 
     def _drop_unrecorded(self, group: Group) -> None:
         if self._unrecorded.pop(group.sequence, None) is not None:

@@ -57,8 +57,11 @@ class Origin:
     def create_broadcast(self, path: str) -> Broadcast:
         """Create a broadcast and announce it.
 
-        Raises ProtocolError where there is one with that path.
+        Raises ProtocolError where there is one with that path, ValueError where one of the
+        path's segments is empty: below a prefix, ``"room/"`` could not be told from ``"room"``.
         """
+        if path and not all(path.split("/")):
+            raise ValueError(f"the broadcast path {path!r} has an empty segment")
         if path in self._broadcasts:
             raise ProtocolError(f"there already is a broadcast {path!r}")
         broadcast = Broadcast(path, self.clock, self._remove)

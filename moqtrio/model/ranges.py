@@ -33,6 +33,16 @@ class RangeSet:
         if self._limit is not None and len(self._starts) > self._limit:
             del self._starts[0], self._ends[0]
 
+    def discard(self, value: int) -> None:
+        """Take ``value`` out, if it is in."""
+        index = bisect_right(self._starts, value) - 1
+        if index < 0 or value >= self._ends[index]:
+            return
+        start, end = self._starts[index], self._ends[index]
+        kept = [(low, high) for low, high in ((start, value), (value + 1, end)) if low < high]
+        self._starts[index : index + 1] = [low for low, _ in kept]
+        self._ends[index : index + 1] = [high for _, high in kept]
+
     def __contains__(self, value: int) -> bool:
         return self.end_of(value) is not None
 

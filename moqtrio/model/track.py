@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import attrs
+import trio
 
 from ..errors import StreamCode
 from .clock import MediaClock
@@ -106,6 +107,7 @@ class Track:
         so could be faster than any disk, keeps step with its store. Returns at once for a
         track that is not recorded. Cancelling it changes nothing.
         """
+        await trio.lowlevel.checkpoint()
         wakeup = Wakeup()
         remove = self.log.watchers.add(wakeup.set)
         try:

@@ -159,19 +159,17 @@ class Recorder:
         return batch
 
     def _next_write(self, group: Group) -> GroupWrite | None:
-        if group.lost:
-            return GroupWrite(group.sequence, group.recorded, (), Aborted(StreamCode.EVICTED))
         frames = group.frames[group.recorded :]
+        if group.lost and frames:  # gone from memory for everyone: what is stored is a part
+            return GroupWrite(group.sequence, group.recorded, (), Aborted(StreamCode.EVICTED))
         if not frames and group.end is None:
             return None
         return GroupWrite(group.sequence, group.recorded, frames, group.end)
 
     def _record(self, group: Group, write: GroupWrite) -> None:
-        group.recorded += len(write.frames)
         self._frames += len(write.frames)
         self._bytes += sum(len(frame.payload) for frame in write.frames)
-        if write.end is not None:
-            self._log.mark_durable(group)
+        self._log.mark_recorded(group, len(write.frames), write.end)
 
     def _note_failure(self, error: ReplayError) -> float:
         """Count and report a failed step; returns how many seconds to wait before the next."""
