@@ -6,14 +6,11 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..errors import DecodeError, StreamCode
-from ..transport.connection import BidiStream
+from ..transport.connection import URGENT, BidiStream
 from ..wire.lite import Message, MessageDecoder, SubscribeResponse
 
 MessageT = TypeVar("MessageT", bound=Message)
 T = TypeVar("T")
-
-CONTROL_PRIORITY = 1 << 20
-"""Requests and their answers leave before any group."""
 
 
 class ControlStream:
@@ -27,7 +24,7 @@ class ControlStream:
         self.send = stream.send
         self.receive = stream.receive
         self._decoder = MessageDecoder()
-        stream.send.set_priority(CONTROL_PRIORITY)
+        stream.send.set_priority(URGENT)
 
     async def read_varint(self) -> int | None:
         """A bare varint, or None where the stream ends before it."""

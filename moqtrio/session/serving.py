@@ -32,7 +32,6 @@ from .group_sender import GroupSender, Progress
 logger = logging.getLogger("moqtrio.session")
 
 _STARTS_PER_TURN = 64
-_CONTROL_BACKLOG = 64 * 1024
 
 
 @attrs.frozen
@@ -132,7 +131,7 @@ class SubscriptionServer:
             moved |= self._advance(sender, nursery)
         moved |= self._start_groups(nursery)
         self._announce_end()
-        return self._flush_control() and moved
+        return self._flush() and moved
 
     def _start(self, nursery: trio.Nursery) -> bool:
         answer = self._resolver.poll_start()
@@ -142,7 +141,7 @@ class SubscriptionServer:
         self._started = True
         final = self._log.final_sequence
         if final is None or answer.value < final:
-            self._queue(SubscribeStart(answer.value))
+            self._respond(SubscribeStart(answer.value))
         return True
 
     def _start_groups(self, nursery: trio.Nursery) -> bool:
@@ -151,7 +150,7 @@ class SubscriptionServer:
             if (
                 self._resolver_waits
                 or self._blocked >= self._limits.groups_blocked
-                or len(self._backlog) > _CONTROL_BACKLOG
+                or not self._flush()
             ):
                 return False
             answer = self._resolver.poll_next()
@@ -166,7 +165,7 @@ class SubscriptionServer:
                 self._senders.append(sender)
                 self._advance(sender, nursery)
             elif isinstance(answer, Dropped):
-                self._queue(SubscribeDrop(answer.start, answer.end, answer.code))
+                self._respond(SubscribeDrop(answer.start, answer.end, answer.code))
             elif isinstance(answer, Pending):
                 self._resolver_wait(answer, nursery)
                 return False
@@ -208,13 +207,13 @@ class SubscriptionServer:
         logger.warning("group %d of %s: %s", sender.sequence, self._describe(), error)
         sender.reset(code)
         self._senders.remove(sender)
-        self._queue(SubscribeDrop(sender.sequence, sender.sequence + 1, code))
+        self._respond(SubscribeDrop(sender.sequence, sender.sequence + 1, code))
 
     def _announce_end(self) -> None:
         final = self._log.final_sequence
         if final is not None and not self._end_sent:
             self._end_sent = True
-            self._queue(SubscribeEnd(final))
+            self._respond(SubscribeEnd(final))
 
     def _is_over(self) -> bool:
         """Whether every group up to the track's end is accounted for.
@@ -253,10 +252,17 @@ class SubscriptionServer:
 
     # The subscribe stream
 
-    def _queue(self, response: SubscribeResponse) -> None:
-        self._backlog += response.encode()
+    def _respond(self, response: SubscribeResponse) -> None:
+        """Send a response, or keep it for :meth:`_flush`.
 
-    def _flush_control(self) -> bool:
+        A response goes before the groups that follow it: a subscriber that reads in order
+        would otherwise wait for what was dropped, while what it does not read yet fills the
+        connection's window and keeps the news from it.
+        """
+        self._backlog += response.encode()
+        self._flush()
+
+    def _flush(self) -> bool:
         """Send the responses that are due; False where they must wait."""
         if self._backlog:
             try:

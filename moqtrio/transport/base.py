@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import trio
 
 from ..errors import SessionClosed
-from .connection import BidiStream, Connection, ReceiveStream, SendStream
+from .connection import URGENT, BidiStream, Connection, ReceiveStream, SendStream
 from .settings import TransportSettings
 from .streams import ReceiveHalf, SendHalf
 
@@ -111,10 +111,15 @@ class ConnectionBase(Connection):
 
     def _send_buffers_shrank(self) -> None:
         """Unsent bytes left: wake the writers that may go on."""
-        if not self._starved_streams or self._unsent() > self._settings.connection_send_low:
+        if not self._starved_streams:
             return
         low = self._settings.stream_send_low
-        drained = [stream for stream in self._starved_streams if stream._unsent() <= low]
+        all_low = self._unsent() <= self._settings.connection_send_low
+        drained = [
+            stream
+            for stream in self._starved_streams
+            if stream._unsent() <= low and (all_low or stream._priority >= URGENT)
+        ]
         for stream in drained:
             stream._drained()
         if drained:

@@ -20,6 +20,11 @@ from ..errors import SessionClosed
 
 Buffer = bytes | bytearray | memoryview
 
+URGENT = 1 << 20
+"""A stream of this priority or a higher one is not held back by what other streams have
+unsent: for requests and answers, which are small and must not queue behind what they are
+about."""
+
 
 @attrs.frozen
 class ConnectionStatistics:
@@ -75,7 +80,8 @@ class SendStream(trio.abc.SendStream):
 
     @abc.abstractmethod
     def set_priority(self, priority: int) -> None:
-        """Send this stream's bytes before those of a lower number. The default is 0.
+        """Send this stream's bytes before those of a lower number. The default is 0; see
+        also :data:`URGENT`.
 
         Among equals the stream opened first goes first.
         """

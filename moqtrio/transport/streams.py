@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ..errors import StreamCode, StreamReset
-from .connection import Buffer, ReceiveStream, SendStream
+from .connection import URGENT, Buffer, ReceiveStream, SendStream
 
 if TYPE_CHECKING:
     from .base import ConnectionBase
@@ -211,9 +211,8 @@ class SendHalf(SendStream, _Sleeper):
         """Whether a write must wait; if so, this stream is told when it need not."""
         connection = self._connection
         settings = connection._settings
-        if (
-            self._unsent() < settings.stream_send_high
-            and connection._unsent() < settings.connection_send_high
+        if self._unsent() < settings.stream_send_high and (
+            self._priority >= URGENT or connection._unsent() < settings.connection_send_high
         ):
             return False
         if not self._starved:
