@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from contextlib import AsyncExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -104,28 +103,26 @@ class Result:
 
 async def _run_processes(store: Path, seconds: float, *, quiet: bool) -> Run:
     run = Run({}, Received(), Received())
-    async with AsyncExitStack() as stack:
-        progress = stack.enter_context(Progress(enabled=not quiet))
+    with Progress(enabled=not quiet) as progress:
         progress.update("starting the server")
-        server = await stack.enter_async_context(open_command(*_serve(store, seconds)))
-        listening = await server.expect_message("listening")
-        subscribe = _subscribe(listening["url"], listening["fingerprint"])
-
-        early = await stack.enter_async_context(open_command(*subscribe))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(run.early.read, early)
-            progress.update(f"recording {seconds:g} s of telemetry, with an early subscriber")
-            run.joined = await _wait_forgotten(server, seconds)
-            nursery.start_soon(_discard, server)
-            late = await stack.enter_async_context(open_command(*subscribe))
-            progress.update(
-                f"a late subscriber asks for the oldest group; memory begins at group "
-                f"{run.joined['oldest']}"
-            )
-            await run.late.read(late)
-            await early.process.wait()
-            # Ends in good order, so that its store is complete and closed.
-            server.process.send_signal(signal.SIGINT)
+        async with open_command(*_serve(store, seconds)) as server:
+            listening = await server.expect_message("listening")
+            subscribe = _subscribe(listening["url"], listening["fingerprint"])
+            async with open_command(*subscribe) as early, trio.open_nursery() as nursery:
+                nursery.start_soon(run.early.read, early)
+                progress.update(f"recording {seconds:g} s of telemetry, with an early subscriber")
+                run.joined = await _wait_forgotten(server, seconds)
+                nursery.start_soon(_discard, server)
+                progress.update(
+                    "a late subscriber asks for the oldest group; "
+                    f"memory begins at group {run.joined['oldest']}"
+                )
+                async with open_command(*subscribe) as late:
+                    await run.late.read(late)
+                await early.process.wait()
+                # Ends in good order, so that its store is complete and closed.
+                server.process.send_signal(signal.SIGINT)
+                await server.process.wait()
     return run
 
 

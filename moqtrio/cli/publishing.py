@@ -11,6 +11,7 @@ import trio
 
 import moqtrio
 
+from ..model import LogLimits
 from .durations import format_duration
 from .lines import open_lines
 from .options import SourceOptions
@@ -148,5 +149,5 @@ async def _open_reader(options: SourceOptions, stack: AsyncExitStack) -> FrameRe
     if options.input == "telemetry":
         return TelemetryReader(options.seconds)
     return await stack.enter_async_context(
-        open_lines(options.input, max_line=moqtrio.LogLimits().max_frame_bytes)
+        open_lines(options.input, max_line=LogLimits().max_frame_bytes)
     )
