@@ -118,7 +118,12 @@ async def trio_server(shape: str, count: int, settings: TransportSettings, tls: 
 
         async def run(task_status: trio.TaskStatus[object]) -> None:
             await serve_quic(
-                handler, "127.0.0.1", 0, alpn=[ALPN], tls=tls, settings=settings,
+                handler,
+                "127.0.0.1",
+                0,
+                alpn=[ALPN],
+                tls=tls,
+                settings=settings,
                 task_status=task_status,
             )
 
@@ -176,7 +181,9 @@ async def asyncio_server(shape: str, count: int, size: int, certificate: str) ->
                 quic.send_stream_data(stream, bytes(SMALL), True)
                 self._transmit_soon()
 
-    configuration = QuicConfiguration(is_client=False, alpn_protocols=[ALPN], max_datagram_size=size)
+    configuration = QuicConfiguration(
+        is_client=False, alpn_protocols=[ALPN], max_datagram_size=size
+    )
     configuration.load_cert_chain(certificate)
     server = await serve("127.0.0.1", 0, configuration=configuration, create_protocol=Sender)
     print(server._transport.get_extra_info("sockname")[1], flush=True)
@@ -262,9 +269,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory:
         tls = generate_certificate()
         certificate = Path(directory, "certificate.pem")
-        key = tls.private_key.private_bytes(
-            Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
-        )
+        key = tls.private_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         certificate.write_bytes(tls.certificate.public_bytes(Encoding.PEM) + b"\n" + key)
         for shape, count in (("bulk", options.size * (1 << 20)), ("small", options.streams)):
             for stack in ("aioquic", "moqtrio"):

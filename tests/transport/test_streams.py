@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -467,5 +467,3 @@ async def test_statistics_count_what_is_buffered(pair: Pair) -> None:
         receiver = await far.accept_uni()
         receiver.receive_nowait(3000)
         assert far.statistics().receive_buffered == 2000
-
-

@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 import trio
-from aioquic.buffer import Buffer, BufferReadError
+from aioquic._buffer import Buffer, BufferReadError
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import (
     QuicPacketType,

@@ -1,0 +1,166 @@
+"""The engine's outside: its state, its end, its clock, and the certificate check."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aioquic._buffer import Buffer
+from aioquic.quic.configuration import QuicConfiguration
+from aioquic.quic.connection import QuicConnectionState
+from aioquic.tls import AlertBadCertificate
+
+from ...settings import TransportSettings
+from ...tls import CertificatePin
+from .sending import DATAGRAM_FRAME_HEADER, SendingEngine
+from .stream import EngineOwner, EngineStream
+
+# Short header with a packet number of two bytes, and the seal: RFC 9000 section 17.3.
+_SHORT_HEADER_AND_SEAL = 1 + 2 + 16
+_LARGEST_REASON = 256
+
+
+class Engine(SendingEngine):
+    """One QUIC connection without any I/O, clock or task."""
+
+    def __init__(
+        self,
+        *,
+        configuration: QuicConfiguration,
+        settings: TransportSettings,
+        owner: EngineOwner,
+        original_destination_connection_id: bytes | None = None,
+        pin: CertificatePin | None = None,
+    ) -> None:
+        super().__init__(
+            configuration=configuration,
+            settings=settings,
+            owner=owner,
+            original_destination_connection_id=original_destination_connection_id,
+        )
+        self._pin = pin
+        self.certificate_error: str | None = None
+
+    # Reading the state
+
+    @property
+    def handshake_complete(self) -> bool:
+        """Whether application data can be sent."""
+        return self._handshake_complete
+
+    @property
+    def negotiated_alpn(self) -> str:
+        """The protocol agreed on, or an empty string."""
+        return self.tls.alpn_negotiated or ""
+
+    @property
+    def close_cause(self) -> tuple[int, int | None, str, bool] | None:
+        """Error code, frame type (None for an application's close), reason, and whether
+        the peer closed; None while the connection lives."""
+        event = self._close_event
+        if event is None:
+            return None
+        remote = self._state is QuicConnectionState.DRAINING
+        return event.error_code, event.frame_type, event.reason_phrase, remote
+
+    @property
+    def terminated(self) -> bool:
+        """Whether nothing more will be sent or understood."""
+        return self._state is QuicConnectionState.TERMINATED
+
+    @property
+    def smoothed_rtt(self) -> float:
+        """Seconds; 0 before the first sample."""
+        return float(self._loss._rtt_smoothed)
+
+    @property
+    def congestion_window(self) -> int:
+        """Bytes."""
+        return int(self._loss.congestion_window)
+
+    @property
+    def received_unread(self) -> int:
+        """Bytes received and not given back as credit."""
+        return int(self._local_max_data.used) - self._data_consumed
+
+    @property
+    def streams_open(self) -> int:
+        """Streams not over on the wire."""
+        return len(self._streams)
+
+    @property
+    def live_streams(self) -> list[EngineStream]:
+        """Streams not over on the wire, oldest first."""
+        return list(self._streams.values())
+
+    @property
+    def max_datagram_payload(self) -> int | None:
+        """The largest DATAGRAM that fits one packet and the peer takes; None for none."""
+        accepted: int | None = self._remote_max_datagram_frame_size
+        if not accepted:
+            return None
+        packet: int = self._max_datagram_size - _SHORT_HEADER_AND_SEAL - len(self._peer_cid.cid)
+        return max(0, min(packet, accepted) - DATAGRAM_FRAME_HEADER)
+
+    @property
+    def datagrams_queued(self) -> int:
+        """DATAGRAM frames not sent yet."""
+        return len(self._datagrams_pending)
+
+    # Commands
+
+    def shut(self, code: int, reason: str) -> None:
+        """Close for the application; an overlong reason is cut to fit a packet."""
+        short = reason.encode()[:_LARGEST_REASON].decode(errors="ignore")
+        self.close(error_code=max(0, code), reason_phrase=short)
+
+    def end_log(self) -> None:
+        """Write the qlog of a connection that will not live to its own end."""
+        if self._quic_logger is not None:
+            self._configuration.quic_logger.end_trace(self._quic_logger)
+            self._quic_logger = None
+
+    def ping(self) -> None:
+        """Send a packet the peer has to acknowledge."""
+        self.send_ping(0)
+
+    # Inside: TLS
+
+    def _initialize(self, peer_cid: bytes) -> None:
+        super()._initialize(peer_cid)
+        if self._is_client:
+            self._watch_certificate()
+
+    def _watch_certificate(self) -> None:
+        """Check the pin, and keep the error's words, where aioquic checks the chain:
+        before the server's Finished, so before any application data either way."""
+        context, pin = self.tls, self._pin
+        verify = context._client_handle_certificate_verify
+
+        def checked(buffer: Buffer) -> None:
+            try:
+                verify(buffer)
+                if pin is not None:
+                    mismatch = pin.mismatch(context._peer_certificate)
+                    if mismatch is not None:
+                        raise AlertBadCertificate(mismatch)
+            except Exception as error:
+                self.certificate_error = str(error) or type(error).__name__
+                raise
+
+        context._client_handle_certificate_verify = checked
+
+    # I/O-free driving
+
+    def transmit(self, now: float) -> list[tuple[bytes, Any]]:
+        """The datagrams to send now, with their addresses."""
+        if not self._network_paths:
+            return []  # a server that has not understood a first packet yet
+        datagrams: list[tuple[bytes, Any]] = self.datagrams_to_send(now=now)
+        return datagrams
+
+    def next_timer(self) -> float | None:
+        """When to call :meth:`handle_timer`, on the clock given to the other methods."""
+        deadline: float | None = self.get_timer() if self._close_at is not None else None
+        # Under an exact clock aioquic's loss detection would find itself a rounding
+        # error early and arm the same instant again, for ever.
+        return None if deadline is None else deadline + 0.000_001

@@ -1,0 +1,62 @@
+"""The aioquic this package was written for, checked when it is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import aioquic
+from aioquic.quic.connection import QuicConnection
+
+SUPPORTED = "aioquic >= 1.7.1, < 1.8"
+
+_NEEDED_NAMES = (
+    "_assert_stream_can_receive",
+    "_close_event",
+    "_close_pending",
+    "_flush_builder",
+    "_get_or_create_stream",
+    "_handle_max_data_frame",
+    "_handle_max_stream_data_frame",
+    "_handle_max_streams_bidi_frame",
+    "_handle_max_streams_uni_frame",
+    "_handle_reset_stream_frame",
+    "_handle_stop_sending_frame",
+    "_handle_stream_frame",
+    "_initialize",
+    "_local_max_data",
+    "_local_max_streams_bidi",
+    "_local_max_streams_uni",
+    "_loss",
+    "_on_connection_limit_delivery",
+    "_on_max_stream_data_delivery",
+    "_quic_logger",
+    "_remote_max_data",
+    "_remote_max_data_used",
+    "_remote_max_datagram_frame_size",
+    "_remote_max_streams_bidi",
+    "_remote_max_streams_uni",
+    "_streams",
+    "_write_application",
+    "_write_connection_limits",
+)
+
+
+def missing_names(connection: type) -> list[str]:
+    """Which of the private names we rely on ``connection`` does not have."""
+    set_at_construction = connection.__init__.__code__.co_names  # type: ignore[misc]  # a plain function
+    return [
+        name
+        for name in _NEEDED_NAMES
+        if not hasattr(connection, name) and name not in set_at_construction
+    ]
+
+
+if _missing := missing_names(QuicConnection):
+    raise ImportError(
+        f"moqtrio supports {SUPPORTED}; the installed aioquic {aioquic.__version__} "
+        f"lacks {', '.join(_missing)}"
+    )
+
+# aioquic's annotations describe the streams and buffers that this package replaces, so
+# to the type checkers its connection is anything.
+StockConnection: Any = QuicConnection
