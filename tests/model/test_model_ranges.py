@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,7 +36,7 @@ def check(ranges: RangeSet, model: set[int]) -> None:
     assert {value for start, end in pairs for value in range(start, end)} == model
     # Disjoint, sorted, and never two where one would do.
     assert all(start < end for start, end in pairs)
-    assert all(left[1] < right[0] for left, right in zip(pairs, pairs[1:], strict=False))
+    assert all(left[1] < right[0] for left, right in pairwise(pairs))
     assert len(ranges) == len(model)
     assert bool(ranges) == bool(model)
     for value in range(-1, 43):
