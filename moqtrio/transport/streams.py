@@ -243,6 +243,7 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         "_closed",
         "_connection",
         "_ended",
+        "_head",
         "_reset_code",
         "_stream_id",
     )
@@ -253,6 +254,7 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         self._connection = connection
         self._stream_id = stream_id
         self._chunks: deque[bytes] = deque()
+        self._head = 0  # bytes of the first chunk that were taken
         self._buffered = 0
         self._ended = False
         self._closed = False
@@ -307,6 +309,7 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         wants it."""
         if discard:
             self._chunks.clear()
+            self._head = 0
             self._buffered = 0
             self._ended = False
         self._wake()
@@ -321,20 +324,21 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         if self._busy:
             raise trio.BusyResourceError("another task is already receiving on this stream")
         chunks = self._chunks
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
         if not chunks:
             return self._receive_nothing()
-        if len(chunks) == 1:
-            data = chunks.popleft()
+        if max_bytes is not None and max_bytes < self._buffered:
+            data = self._cut(max_bytes)
         else:
-            data = b"".join(chunks)
-            chunks.clear()
-        if max_bytes is not None:
-            if max_bytes < 1:
-                chunks.appendleft(data)
-                raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")
-            if len(data) > max_bytes:
-                chunks.appendleft(data[max_bytes:])
-                data = data[:max_bytes]
+            if self._head:
+                chunks[0] = chunks[0][self._head :]
+                self._head = 0
+            if len(chunks) == 1:
+                data = chunks.popleft()
+            else:
+                data = b"".join(chunks)
+                chunks.clear()
         self._buffered -= len(data)
         self._give_credit(len(data))
         if self._ended and not chunks:
@@ -399,9 +403,26 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
             raise self._connection._closed_error()
         raise trio.WouldBlock
 
+    def _cut(self, count: int) -> bytes:
+        """Exactly ``count`` bytes, fewer than there are."""
+        chunks, head = self._chunks, self._head
+        parts = []
+        while count:
+            first = chunks[0]
+            part = first[head : head + count]
+            parts.append(part)
+            count -= len(part)
+            head += len(part)
+            if head == len(first):
+                chunks.popleft()
+                head = 0
+        self._head = head
+        return b"".join(parts)
+
     def _discard(self) -> None:
         count = self._buffered
         self._chunks.clear()
+        self._head = 0
         self._buffered = 0
         if count:
             self._give_credit(count)
