@@ -38,19 +38,21 @@ class Program:
     async def expect(self, type_: str, /, **fields: Any) -> Message:
         """The first message of this type with these fields that nobody waited for yet."""
 
-        def matches(message: Message) -> bool:
-            wanted = {"type": type_, **fields}
-            return all(message.get(name) == value for name, value in wanted.items())
-
+        wanted = {"type": type_, **fields}
         for index, unclaimed in enumerate(self._unclaimed):
-            if matches(unclaimed):
+            if _matches(unclaimed, wanted):
                 return self._unclaimed.pop(index)
         with trio.move_on_after(TIMEOUT_SECONDS):
             while (message := await self._next_message()) is not None:
-                if matches(message):
+                if _matches(message, wanted):
                     return message
                 self._unclaimed.append(message)
         raise AssertionError(f"no {type_!r} with {fields}; instead: {self._unclaimed}")
+
+    def unclaimed(self, type_: str, /, **fields: Any) -> list[Message]:
+        """What came so far and nobody waited for."""
+        wanted = {"type": type_, **fields}
+        return [message for message in self._unclaimed if _matches(message, wanted)]
 
     async def groups(self, id: str, count: int) -> list[Message]:
         """The next groups of one subscription."""
@@ -80,6 +82,10 @@ class Program:
         line, _, self._buffer = self._buffer.partition(b"\n")
         message: Message = json.loads(line)
         return message
+
+
+def _matches(message: Message, wanted: Message) -> bool:
+    return all(message.get(name) == value for name, value in wanted.items())
 
 
 class MoqRs(Program):

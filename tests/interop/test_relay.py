@@ -27,12 +27,14 @@ async def test_moqtrio_publishes_and_moq_rs_reads(tmp_path: Path) -> None:
         ):
             await reader.do("announced", id="list")
             await reader.expect("announcement", id="list", path="events", active=True)
-            await reader.do("subscribe", id="sub", broadcast="events", track="all", start=0)
-            assert_groups(await reader.groups("sub", 100), 0, 100, FRAMES, SIZE)
+            # From 1, since moq-rs speaks moq-lite-06 with its own relay, where 0 is no
+            # start at all, and the relay then asks us for the latest group.
+            await reader.do("subscribe", id="sub", broadcast="events", track="all", start=1)
+            assert_groups(await reader.groups("sub", 99), 1, 100, FRAMES, SIZE)
             append_groups(track, 100, 110, FRAMES, SIZE)
             assert_groups(await reader.groups("sub", 10), 100, 110, FRAMES, SIZE)
-            await reader.do("fetch", id="fetch", broadcast="events", track="all", sequence=42)
-            assert_groups(await reader.groups("fetch", 1), 42, 43, FRAMES, SIZE)
+            await reader.do("fetch", id="fetch", broadcast="events", track="all", sequence=0)
+            assert_groups(await reader.groups("fetch", 1), 0, 1, FRAMES, SIZE)
             track.finish()
             await reader.expect("end", id="sub")
             broadcast.close()
