@@ -22,6 +22,8 @@ from .telemetry import TelemetryReader
 # How far a fast input may be ahead of the store. The rest of what memory may hold is for
 # subscribers, and for a commit that takes long.
 _AHEAD_OF_STORE = 32 * 2**20
+# Some milliseconds of work, after which subscribers and recorder have their turn.
+_FRAMES_PER_TURN = 256
 _STATISTICS_INTERVAL = 1.0
 
 
@@ -98,8 +100,7 @@ class Publication:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._report, writer, output, json)
             while payloads := await self.reader.receive_batch():
-                writer.write(payloads)
-                await writer.wait_store()
+                await self._publish(writer, payloads)
             writer.finish()
             if not self.options.exit:
                 await trio.sleep_forever()
@@ -107,6 +108,12 @@ class Publication:
             nursery.cancel_scope.cancel()
         if json:
             await output.write_json(describe(self.track))
+
+    async def _publish(self, writer: FrameWriter, payloads: Sequence[bytes]) -> None:
+        for start in range(0, len(payloads), _FRAMES_PER_TURN):
+            writer.write(payloads[start : start + _FRAMES_PER_TURN])
+            await writer.wait_store()
+            await trio.lowlevel.checkpoint()
 
     async def _report(self, writer: FrameWriter, output: Output, json: bool) -> None:
         started = trio.current_time()

@@ -38,7 +38,7 @@ async def info(
     """
     found = await trio.to_thread.run_sync(moqtrio.SqliteStore.inspect, directory)
     if not general.json:
-        _print_table(found)
+        _print_tracks(found)
         return
     async with open_output() as output:
         for track in found.tracks:
@@ -74,36 +74,30 @@ def _problems(found: StoreInfo) -> list[str]:
     return [each.problem for each in found.slices if each.problem is not None]
 
 
-def _print_table(found: StoreInfo) -> None:
-    table = Table(title=str(found.path), title_justify="left")
-    for heading in ("broadcast", "track"):
-        table.add_column(heading)
-    for heading in ("oldest", "next", "groups", "frames", "payload"):
-        table.add_column(heading, justify="right")
-    table.add_column("from")
-    table.add_column("to")
+def _print_tracks(found: StoreInfo) -> None:
+    console = Console(highlight=False)
     for track in found.tracks:
-        table.add_row(
-            track.broadcast,
-            track.name,
-            "-" if track.oldest is None else str(track.oldest),
-            str(track.next_sequence),
-            f"{track.groups:,}",
-            f"{track.frames:,}",
-            f"{track.bytes / 1e6:,.1f} MB",
-            _format_instant(track.first_timestamp_us),
-            _format_instant(track.last_timestamp_us),
-        )
-    console = Console()
-    console.print(table)
+        rows = Table.grid(padding=(0, 2))
+        rows.add_row("  groups", _format_range(track))
+        rows.add_row("  holding", f"{track.frames:,} frames, {track.bytes / 1e6:,.1f} MB")
+        rows.add_row("  next", f"group {track.next_sequence}, of epoch {track.epoch}")
+        if track.first_timestamp_us is not None and track.last_timestamp_us is not None:
+            first, last = track.first_timestamp_us, track.last_timestamp_us
+            rows.add_row("  time", f"{_format_instant(first)} to {_format_instant(last)}")
+        console.print(f"{track.broadcast} [bold]{track.name}")
+        console.print(rows)
     console.print(f"{found.bytes / 1e6:,.1f} MB in {len(found.slices)} files")
     for problem in _problems(found):
         console.print(f"[red]{problem}")
 
 
-def _format_instant(timestamp_us: int | None) -> str:
-    if timestamp_us is None:
-        return "-"
+def _format_range(track: StoredTrack) -> str:
+    if track.oldest is None:
+        return "none"
+    return f"{track.groups:,}, the oldest is {track.oldest}"
+
+
+def _format_instant(timestamp_us: int) -> str:
     try:
         instant = datetime.fromtimestamp(timestamp_us / 1e6, UTC)
     except (ValueError, OverflowError, OSError):

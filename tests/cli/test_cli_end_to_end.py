@@ -303,6 +303,38 @@ async def test_publish_says_when_the_relay_has_gone(input_file: Path) -> None:
     assert "enough" in done.err
 
 
+async def test_store_info(input_file: Path, tmp_path: Path) -> None:
+    directory = str(tmp_path / "store")
+    before = await run_moqtrio("store", "info", directory)
+    assert (before.code, before.out) == (1, b"")
+    assert directory in before.err
+
+    async with serving("--input", str(input_file), "--store", directory, "--exit") as server:
+        assert (await server.running.wait()).code == 0
+    done = await run_moqtrio("store", "info", directory, "--json")
+    assert (done.code, done.err) == (0, "")
+    track, store = done.messages
+    assert track.pop("epoch") >= 0
+    assert track.pop("first_timestamp_us") <= track.pop("last_timestamp_us")
+    assert track == {
+        "type": "track",
+        "broadcast": "b",
+        "track": "t",
+        "oldest": 0,
+        "next_sequence": len(LINES),
+        "groups": len(LINES),
+        "frames": len(LINES),
+        "bytes": sum(map(len, LINES)),
+    }
+    assert store["type"] == "store"
+    assert store["path"] == directory
+    assert store["problems"] == []
+
+    people = await run_moqtrio("store", "info", directory)
+    assert people.code == 0
+    assert b"6, the oldest is 0" in people.out
+
+
 async def test_telemetry() -> None:
     async with serving("--input", "telemetry", "--seconds", "200ms") as server:
         done = await server.subscribe("--from", "oldest")
