@@ -67,7 +67,7 @@ class FrameWriter:
         self.frames += len(payloads)
 
     async def wait_store(self) -> None:
-        """Wait for a store that is behind. At once where nothing is recorded.
+        """Wait for a store that is behind; a checkpoint and no more where nothing is recorded.
 
         The open group does not count: it can only become durable after it has ended.
         """
@@ -113,7 +113,6 @@ class Publication:
         for start in range(0, len(payloads), _FRAMES_PER_TURN):
             writer.write(payloads[start : start + _FRAMES_PER_TURN])
             await writer.wait_store()
-            await trio.lowlevel.checkpoint()
 
     async def _report(self, writer: FrameWriter, output: Output, json: bool) -> None:
         started = trio.current_time()
