@@ -50,7 +50,7 @@ class Reading:
     def largest_load(self) -> int:
         """Bytes worth reading at once: less where many readers share the cache, so that
         what one has loaded is still there when it comes to read it."""
-        share = self.cache_bytes // (4 * max(self.readers, 1))
+        share = self.cache_bytes // (8 * max(self.readers, 1))
         return max(min(share, LARGEST_LOAD), _SMALLEST_LOAD)
 
     async def run(self, read: Callable[[], Extent | Piece]) -> Extent | Piece:

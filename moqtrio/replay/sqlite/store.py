@@ -112,7 +112,7 @@ class SqliteStore:
                 go when they take more. None for no limit.
             slice_seconds: how long a file is written to; at most a quarter of ``retention``.
             slice_bytes: how much is written to it; at most a quarter of ``retention_bytes``.
-            cache_bytes: memory for what was read.
+            cache_bytes: memory for what was read; half a MiB is the least that has effect.
             wall_clock: seconds since the Unix epoch; asked once. From then on time runs as
                 Trio's clock does. Where it is earlier than what the store recorded last,
                 the store goes on from that time instead: its time never runs backwards, so
