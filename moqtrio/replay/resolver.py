@@ -93,6 +93,7 @@ class Resolver:
         self._attempts = 0
         self._retry_at: float | None = None
         self._failed_in_a_row = 0
+        self._failed_at: int | None = None
 
     def poll_start(self) -> Ready[int] | Pending:
         """Find the first group that will come; ``cursor`` is then its sequence.
@@ -205,6 +206,7 @@ class Resolver:
             return self._failed(sequence, error)
         if not isinstance(answer, Pending):
             self._attempts = self._failed_in_a_row = 0
+            self._failed_at = None
         return answer
 
     def _failed(self, sequence: int, error: ReplayError) -> Pending | Dropped:
@@ -213,7 +215,9 @@ class Resolver:
             self._attempts += 1
             self._retry_at = trio.current_time() + delay * random.uniform(0.5, 1.0)
             return Pending(self._wait_for_retry)
-        self._failed_in_a_row += 1
+        if sequence != self._failed_at:  # the start is looked up twice
+            self._failed_at = sequence
+            self._failed_in_a_row += 1
         if self._failed_in_a_row >= self._retry.breaker:
             raise error
         return Dropped(sequence, sequence + 1, error.code or StreamCode.EVICTED)
