@@ -39,6 +39,11 @@ class Numbers:
     subscriber_peak_mebibytes: float
     lost_groups: int
 
+    @property
+    def frames_per_cpu_second(self) -> float:
+        """Of the busier side: what an undisturbed processor could do, whatever else runs."""
+        return PER_FRAMES / max(self.server_cpu_per_10k_frames, self.subscriber_cpu_per_10k_frames)
+
 
 def numbers(runs: Sequence[Run]) -> Numbers:
     """All rounds of one contestant and shape in one line."""
@@ -81,6 +86,7 @@ COLUMNS = (
     ("frames/s", "frames_per_second", ",.0f"),
     ("groups/s", "groups_per_second", ",.0f"),
     ("MB/s", "megabytes_per_second", ",.1f"),
+    ("frames/CPU s", "frames_per_cpu_second", ",.0f"),
     ("CPU s/10k fr. tx", "server_cpu_per_10k_frames", ".3f"),
     ("rx", "subscriber_cpu_per_10k_frames", ".3f"),
     ("MB/CPU s tx", "megabytes_per_server_cpu_second", ",.1f"),
