@@ -86,6 +86,9 @@ class TransportSettings:
     #: Connections a listener keeps at once; further ones get no answer.
     max_connections: int = attrs.field(default=10_000, validator=_positive)
 
+    #: Read and write ordinary packets with moqtrio's own code instead of aioquic's.
+    fast_path: bool = True
+
     #: Where TLS secrets are appended (the SSLKEYLOGFILE format); None keeps them.
     keylog_file: Path | None = attrs.field(
         factory=_keylog_from_environment, converter=attrs.converters.optional(Path)

@@ -11,11 +11,9 @@ from aioquic.tls import AlertBadCertificate
 
 from ...settings import TransportSettings
 from ...tls import CertificatePin
-from .sending import DATAGRAM_FRAME_HEADER, SendingEngine
+from .sending import DATAGRAM_FRAME_HEADER, SHORT_HEADER_AND_SEAL, SendingEngine
 from .stream import EngineOwner, EngineStream
 
-# Short header with a packet number of two bytes, and the seal: RFC 9000 section 17.3.
-_SHORT_HEADER_AND_SEAL = 1 + 2 + 16
 _LARGEST_REASON = 256
 
 
@@ -98,7 +96,7 @@ class Engine(SendingEngine):
         accepted: int | None = self._remote_max_datagram_frame_size
         if not accepted:
             return None
-        packet: int = self._max_datagram_size - _SHORT_HEADER_AND_SEAL - len(self._peer_cid.cid)
+        packet: int = self._max_datagram_size - SHORT_HEADER_AND_SEAL - len(self._peer_cid.cid)
         return max(0, min(packet, accepted) - DATAGRAM_FRAME_HEADER)
 
     @property

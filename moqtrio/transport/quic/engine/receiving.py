@@ -18,6 +18,14 @@ from .stream import FINISHED_SENDER, EngineStream
 class ReceivingEngine(SchedulingEngine):
     """Overrides what aioquic does with frames that touch streams."""
 
+    def _assert_stream_can_receive(self, frame_type: int, stream_id: int) -> None:
+        if stream_id & 2 and stream_id & 1 != self._is_client:
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.STREAM_STATE_ERROR,
+                frame_type=frame_type,
+                reason_phrase="Stream is send-only",
+            )
+
     def _get_or_create_stream(self, frame_type: int, stream_id: int) -> EngineStream:
         stream: EngineStream | None = self._streams.get(stream_id)
         if stream is not None:
@@ -67,25 +75,30 @@ class ReceivingEngine(SchedulingEngine):
         stream_id = buf.pull_uint_var()
         offset = buf.pull_uint_var() if frame_type & 4 else 0
         length = buf.pull_uint_var() if frame_type & 2 else buf.capacity - buf.tell()
-        end = offset + length
-        if end > UINT_VAR_MAX:
+        data = buf.pull_bytes(length)
+        if self._quic_logger is not None:
+            end = bool(frame_type & 1)
+            self._log_stream_frame(context.quic_logger_frames, stream_id, offset, data, end)
+        self._take_stream_frame(frame_type, stream_id, offset, data)
+
+    def _take_stream_frame(self, frame_type: int, stream_id: int, offset: int, data: bytes) -> None:
+        stop = offset + len(data)
+        if stop > UINT_VAR_MAX:
             raise QuicConnectionError(
                 error_code=QuicErrorCode.FRAME_ENCODING_ERROR,
                 frame_type=frame_type,
                 reason_phrase="offset + length cannot exceed 2^62 - 1",
             )
-        data = buf.pull_bytes(length)
-        fin = bool(frame_type & 1)
-        if self._quic_logger is not None:
-            self._log_stream_frame(context.quic_logger_frames, stream_id, offset, data, fin)
         self._assert_stream_can_receive(frame_type, stream_id)
-        stream = self._get_or_create_stream(frame_type, stream_id)
+        stream: EngineStream | None = self._streams.get(stream_id)
+        if stream is None:
+            stream = self._get_or_create_stream(frame_type, stream_id)
         receiver = stream.receiver
-        newly = end - receiver.highest_offset
+        newly = stop - receiver.highest_offset
         if newly > 0:
-            self._check_window(stream, end, newly, frame_type)
+            self._check_window(stream, stop, newly, frame_type)
         try:
-            delivered = receiver.feed(offset, data, fin)
+            delivered = receiver.feed(offset, data, bool(frame_type & 1))
         except WrongFinalSize as error:
             raise QuicConnectionError(
                 error_code=QuicErrorCode.FINAL_SIZE_ERROR,

@@ -41,6 +41,8 @@ class SchedulingEngine(StockConnection):  # type: ignore[misc]  # see stock.py
             original_destination_connection_id=original_destination_connection_id,
         )
         self._owner = owner
+        # A qlog wants every frame described, which only aioquic's own methods do.
+        self._fast_path = settings.fast_path and configuration.quic_logger is None
         self._stream_window = settings.stream_window
         self._connection_window = settings.connection_window
         for limit, value in (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from typing import Any
 
-from aioquic.buffer import size_uint_var
+from aioquic.buffer import encode_uint_var, size_uint_var
 from aioquic.quic.connection import (
     CONNECTION_LIMIT_FRAME_CAPACITY,
     MAX_STREAM_DATA_FRAME_CAPACITY,
@@ -15,12 +15,12 @@ from aioquic.quic.connection import (
     QuicNetworkPath,
 )
 from aioquic.quic.packet import QuicFrameType, QuicPacketType
-from aioquic.quic.packet_builder import QuicDeliveryState
+from aioquic.quic.packet_builder import QuicDeliveryState, QuicSentPacket
 from aioquic.quic.recovery import QuicPacketSpace
 from aioquic.tls import Epoch
 
 from ..buffers import Frame
-from .receiving import ReceivingEngine
+from .fast_receiving import FastReceivingEngine
 from .stream import EngineStream
 
 _ACKED = QuicDeliveryState.ACKED
@@ -28,13 +28,15 @@ _ACKED = QuicDeliveryState.ACKED
 _STREAM_FRAME_BASE = 3
 _STREAM_TYPE = int(QuicFrameType.STREAM_BASE) | 2  # with a length
 DATAGRAM_FRAME_HEADER = 3
+# With a packet number of two bytes, without the connection id: RFC 9000 section 17.3.
+SHORT_HEADER_AND_SEAL = 1 + 2 + 16
 # The most that one stream needs for a reset, a stop and a window.
 _STREAM_CONTROL_SIZE = (
     RESET_STREAM_FRAME_CAPACITY + STOP_SENDING_FRAME_CAPACITY + MAX_STREAM_DATA_FRAME_CAPACITY
 )
 
 
-class SendingEngine(ReceivingEngine):
+class SendingEngine(FastReceivingEngine):
     """Overrides how aioquic fills packets, and what it does when one is lost."""
 
     # Filling packets
@@ -52,6 +54,11 @@ class SendingEngine(ReceivingEngine):
                 self._pacing_at = pacer.next_send_time(now=now)
                 if self._pacing_at is not None:
                     break
+                if self._fast_path and self._only_streams_to_send(network_path):
+                    if not self._write_stream_packet(builder):
+                        break
+                    pacer.update_after_send(now=now)
+                    continue
             builder.start_packet(QuicPacketType.ONE_RTT, crypto)
             if ack_due:
                 self._write_ack_frame(builder=builder, space=space, now=now)
@@ -74,6 +81,71 @@ class SendingEngine(ReceivingEngine):
             if builder.packet_is_empty:
                 break
             pacer.update_after_send(now=now)
+
+    def _only_streams_to_send(self, network_path: QuicNetworkPath) -> bool:
+        """Whether nothing but STREAM frames waits: the usual case of a busy sender."""
+        max_data = self._local_max_data
+        return (
+            self._handshake_confirmed
+            and network_path.is_validated
+            and max_data.value == max_data.sent
+            and not (
+                self._control
+                or self._ping_pending
+                or self._probe_pending
+                or self._datagrams_pending
+                or self._handshake_done_pending
+                or self._retire_connection_ids
+                or self._one_rtt_keys._update_key_requested
+                or network_path.remote_challenges
+                or self._limit_is_due(self._local_max_streams_bidi)
+                or self._limit_is_due(self._local_max_streams_uni)
+                or not self._one_rtt_crypto.sender.buffer_is_empty
+                or not all(each.was_sent for each in self._host_cids)
+            )
+        )
+
+    def _write_stream_packet(self, builder: Any) -> bool:
+        """Seal one packet of STREAM frames past aioquic's builder (RFC 9001 section 5);
+        False if the windows allow none."""
+        if builder._packet is not None:
+            builder._end_packet()
+        size: int = self._max_datagram_size
+        if builder.max_flight_bytes is not None:
+            size = min(size, builder.max_flight_bytes - builder._flight_bytes)
+        peer_id = self._peer_cid.cid
+        parts: list[bytes] = []
+        packet = QuicSentPacket(
+            epoch=Epoch.ONE_RTT,
+            in_flight=True,
+            is_ack_eliciting=True,
+            is_crypto_packet=False,
+            packet_number=builder._packet_number,
+            packet_type=QuicPacketType.ONE_RTT,
+        )
+        room = size - SHORT_HEADER_AND_SEAL - len(peer_id)
+        self._take_stream_frames(room, parts, packet.delivery_handlers)
+        if not parts:
+            return False
+        datagram = self._seal(packet.packet_number, peer_id, b"".join(parts))
+        builder._packet_number += 1
+        builder._datagrams.append(datagram)
+        builder._packets.append(packet)
+        packet.sent_bytes = length = len(datagram)
+        builder._flight_bytes += length
+        builder._total_bytes += length
+        return True
+
+    def _seal(self, number: int, peer_id: bytes, payload: bytes) -> bytes:
+        keys = self._one_rtt_keys.send
+        first = 0x41 | self._spin_bit << 5 | keys.key_phase << 2
+        short_number = number & 0xFFFF
+        header = first.to_bytes(1, "big") + peer_id + short_number.to_bytes(2, "big")
+        nonce = (keys.aead._iv ^ number).to_bytes(12, "big")
+        sealed = keys.aead._aead.encrypt(nonce, payload, header)
+        mask = keys.hp._mask(sealed[2:18])
+        hidden = (short_number ^ int.from_bytes(mask[1:3], "big")).to_bytes(2, "big")
+        return b"%c%b%b%b" % (first ^ (mask[0] & 0x1F), peer_id, hidden, sealed)
 
     def _write_connection_control(
         self,
@@ -113,9 +185,13 @@ class SendingEngine(ReceivingEngine):
         if max_data.value != max_data.sent:
             self._write_limit(builder, max_data)
         for limit in (self._local_max_streams_bidi, self._local_max_streams_uni):
-            # Batched: wait until the peer has fewer left than the update would grant.
-            if limit.value != limit.sent and limit.sent - limit.used < limit.value - limit.sent:
+            if self._limit_is_due(limit):
                 self._write_limit(builder, limit)
+
+    @staticmethod
+    def _limit_is_due(limit: Limit) -> bool:
+        """Batched: wait until the peer has fewer left than the update would grant."""
+        return limit.value != limit.sent and limit.sent - limit.used < limit.value - limit.sent
 
     def _write_limit(self, builder: Any, limit: Limit) -> None:
         buf = builder.start_frame(
@@ -231,9 +307,30 @@ class SendingEngine(ReceivingEngine):
         This is the hot path of many small streams, so frames are written past
         aioquic's ``start_frame``, which counts the packet's room anew for each.
         """
-        sendable = self._sendable
         room = min(builder.remaining_flight_space, builder.remaining_buffer_space)
-        wrote = False
+        parts: list[bytes] = []
+        packet = builder._packet
+        self._take_stream_frames(room, parts, packet.delivery_handlers)
+        if not parts:
+            return
+        builder._buffer.push_bytes(b"".join(parts))
+        packet.is_ack_eliciting = True
+        packet.in_flight = True
+        if self._quic_logger is not None:
+            for handler, arguments in packet.delivery_handlers:
+                if handler == self._on_stream_frame_delivery:
+                    stream, frame = arguments
+                    frames = builder.quic_logger_frames
+                    self._log_stream_frame(frames, stream.stream_id, *frame)
+
+    def _take_stream_frames(
+        self, room: int, parts: list[bytes], handlers: list[tuple[Any, Any]]
+    ) -> int:
+        """Append up to ``room`` bytes of STREAM frames (RFC 9000 section 19.8) to
+        ``parts`` and what to do about their delivery to ``handlers``; returns the room
+        left."""
+        sendable = self._sendable
+        on_delivery = self._on_stream_frame_delivery
         while sendable:
             entry = sendable[0]
             stream = entry[2]
@@ -243,8 +340,9 @@ class SendingEngine(ReceivingEngine):
                 if stream.entry is entry:
                     stream.entry = None
                 continue
+            stream_id = stream.stream_id
             offset = sender.next_offset()
-            overhead = _STREAM_FRAME_BASE + size_uint_var(stream.stream_id)
+            overhead = _STREAM_FRAME_BASE + size_uint_var(stream_id)
             if offset:
                 overhead += size_uint_var(offset)
             if room <= overhead:
@@ -263,28 +361,20 @@ class SendingEngine(ReceivingEngine):
             newly = sender.highest_offset - before
             self._remote_max_data_used += newly
             self.unsent -= newly
-            self._write_stream(builder, stream, frame)
-            room -= overhead + len(frame[1])
-            wrote = True
-        if wrote:
-            builder._packet.is_ack_eliciting = True
-            builder._packet.in_flight = True
-
-    def _write_stream(self, builder: Any, stream: EngineStream, frame: Frame) -> None:
-        offset, data, end = frame
-        builder._packet.delivery_handlers.append((self._on_stream_frame_delivery, (stream, frame)))
-        buf = builder._buffer
-        if offset:
-            buf.push_uint8(_STREAM_TYPE | 4 | end)
-            buf.push_uint_var(stream.stream_id)
-            buf.push_uint_var(offset)
-        else:
-            buf.push_uint8(_STREAM_TYPE | end)
-            buf.push_uint_var(stream.stream_id)
-        buf.push_uint16(len(data) | 0x4000)
-        buf.push_bytes(data)
-        if self._quic_logger is not None:
-            self._log_stream_frame(builder.quic_logger_frames, stream.stream_id, offset, data, end)
+            data = frame[1]
+            kind = _STREAM_TYPE | frame[2]
+            length = (len(data) | 0x4000).to_bytes(2, "big")
+            if offset:
+                parts.append(
+                    b"%c%b%b%b"
+                    % (kind | 4, encode_uint_var(stream_id), encode_uint_var(offset), length)
+                )
+            else:
+                parts.append(b"%c%b%b" % (kind, encode_uint_var(stream_id), length))
+            parts.append(data)
+            handlers.append((on_delivery, (stream, frame)))
+            room -= overhead + len(data)
+        return room
 
     # What became of frames
 
