@@ -26,7 +26,7 @@ from .serve import serve
 from .store import store
 from .subscribe import subscribe
 
-logger = logging.getLogger("moqtrio.cli")
+logger: logging.Logger = logging.getLogger("moqtrio.cli")
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -49,8 +49,8 @@ class FrameWriter:
         self._group: moqtrio.GroupProducer | None = None
         self._left = 0
         self._open_bytes = 0
-        self.frames = 0
-        self.bytes = 0
+        self.frames: int = 0
+        self.bytes: int = 0
 
     def write(self, payloads: Sequence[bytes]) -> None:
         """Publish each payload as a frame, at once."""

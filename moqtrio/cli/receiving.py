@@ -32,8 +32,8 @@ class GroupPrinter:
         self._output = output
         self._json = general.json
         self._frames = frames
-        self.groups = 0
-        self.bytes = 0
+        self.groups: int = 0
+        self.bytes: int = 0
 
     async def print_group(self, group: moqtrio.GroupConsumer) -> None:
         """Print a group as it arrives. Raises StreamReset where it was cut short."""

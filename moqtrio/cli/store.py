@@ -17,7 +17,7 @@ from ..replay.sqlite import StoredTrack, StoreInfo
 from .options import GENERAL, GeneralOptions
 from .output import open_output
 
-store = App(name="store", help="Look into a store.")
+store: App = App(name="store", help="Look into a store.")
 
 
 @store.command
