@@ -27,7 +27,7 @@ from .model import (
     Track,
     TrackInfo,
 )
-from .replay import ReplaySource
+from .replay import MemoryStore, ReplaySource, SqliteStore
 from .session import (
     Gap,
     Listener,
@@ -51,6 +51,7 @@ __all__ = [
     "GroupConsumer",
     "GroupProducer",
     "Listener",
+    "MemoryStore",
     "MoqError",
     "Origin",
     "ProtocolError",
@@ -62,6 +63,7 @@ __all__ = [
     "SessionClosed",
     "SessionCode",
     "SessionSettings",
+    "SqliteStore",
     "StreamCode",
     "StreamReset",
     "Subscription",

@@ -1,9 +1,11 @@
 """History: the replay interface, the resolver, the recorder and the stores."""
 
 from .live import PARKED, LiveReader, Parked
+from .memory import MemoryStore, MemoryTrack
 from .recorder import Recorder, RecorderSettings, RecorderStatistics
 from .resolver import DONE, Done, Dropped, Resolver, RetryPolicy, resolve_group
 from .source import END, Bounds, End, GroupReader, Missing, Pending, Ready, ReplaySource
+from .sqlite import SqliteStore, SqliteTrack
 from .target import GroupWrite, ReplayTarget
 
 __all__ = [
@@ -17,6 +19,8 @@ __all__ = [
     "GroupReader",
     "GroupWrite",
     "LiveReader",
+    "MemoryStore",
+    "MemoryTrack",
     "Missing",
     "Parked",
     "Pending",
@@ -28,5 +32,7 @@ __all__ = [
     "ReplayTarget",
     "Resolver",
     "RetryPolicy",
+    "SqliteStore",
+    "SqliteTrack",
     "resolve_group",
 ]
