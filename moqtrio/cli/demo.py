@@ -48,7 +48,7 @@ async def demo(
     with TemporaryDirectory(prefix="moqtrio-demo-") as directory:
         store = Path(directory) / "store"
         with trio.move_on_after(seconds + _ALLOWANCE) as scope:
-            run = await _run_processes(store, seconds, quiet=general.json)
+            run = await _run_processes(store, seconds)
         if scope.cancelled_caught:
             raise Failure(f"the demo was not done {_ALLOWANCE:g} s after the telemetry ended")
         recorded = await digest_stored(store, BROADCAST, TRACK)
@@ -101,9 +101,9 @@ class Result:
         )
 
 
-async def _run_processes(store: Path, seconds: float, *, quiet: bool) -> Run:
+async def _run_processes(store: Path, seconds: float) -> Run:
     run = Run({}, Received(), Received())
-    with Progress(enabled=not quiet) as progress:
+    with Progress(beside_output=False) as progress:
         progress.update("starting the server")
         async with open_command(*_serve(store, seconds)) as server:
             listening = await server.expect_message("listening")

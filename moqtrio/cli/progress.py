@@ -13,13 +13,16 @@ from rich.text import Text
 class Progress:
     """Shows the newest text on standard error, and takes it away at the end.
 
+    Shows nothing where standard error is no terminal.
+
     Args:
-        enabled: False shows nothing; nor does a standard error that is not a terminal.
+        beside_output: the command prints meanwhile: then nothing is shown either where
+            that goes to a terminal too.
     """
 
-    def __init__(self, *, enabled: bool) -> None:
+    def __init__(self, *, beside_output: bool) -> None:
         self._live: Live | None = None
-        if enabled and sys.stderr.isatty():
+        if sys.stderr.isatty() and not (beside_output and sys.stdout.isatty()):
             console = Console(stderr=True)
             # No refresh thread: it is drawn when there is something new.
             self._live = Live(console=console, auto_refresh=False, transient=True)

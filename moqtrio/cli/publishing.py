@@ -116,7 +116,7 @@ class Publication:
 
     async def _report(self, writer: FrameWriter, output: Output, json: bool) -> None:
         started = trio.current_time()
-        with Progress(enabled=not json) as progress:
+        with Progress(beside_output=json) as progress:
             while True:
                 await trio.sleep(_STATISTICS_INTERVAL)
                 if json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -65,7 +64,7 @@ async def subscribe(
 
 
 async def _print_items(subscription: moqtrio.Subscription, printer: GroupPrinter) -> None:
-    with Progress(enabled=not sys.stdout.isatty()) as progress:
+    with Progress(beside_output=True) as progress:
         async for item in subscription:
             match item:
                 case moqtrio.Gap(start, end, code):

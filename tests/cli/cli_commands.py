@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 import trio
 
-TIME_LIMIT = 30.0
+TIME_LIMIT = 60.0
 MOQTRIO = (sys.executable, "-W", "error", "-m", "moqtrio")
 INTERRUPT = signal.SIGINT
 

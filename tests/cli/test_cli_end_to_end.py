@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import os
 import random
 import subprocess
 from collections.abc import AsyncIterator
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from cli_commands import Running, run_moqtrio, running_moqtrio, serving
+from cli_commands import MOQTRIO, Running, run_moqtrio, running_moqtrio, serving
 
 import moqtrio
 
@@ -215,6 +216,38 @@ async def test_a_reader_that_leaves_is_not_an_error(tmp_path: Path) -> None:
         await subscriber.process.stdout.aclose()
         assert await subscriber.process.wait() == 0
         assert await subscriber.process.stderr.receive_some() == b""
+
+
+async def read_terminal(master: int) -> bytes:
+    shown = b""
+    while True:
+        await trio.lowlevel.wait_readable(master)
+        try:
+            shown += os.read(master, 65536)
+        except OSError:  # how Linux says that the other side has gone
+            return shown
+
+
+@pytest.mark.parametrize("output_too", [False, True])
+async def test_progress_is_for_terminals(input_file: Path, output_too: bool) -> None:
+    master, terminal = os.openpty()
+    async with serving("--input", str(input_file)) as server, trio.open_nursery() as nursery:
+        subscribe = partial(
+            trio.run_process,
+            [*MOQTRIO, "subscribe", server.url, "b", "t", *server.pinned, "--from", "oldest"],
+            stdin=subprocess.DEVNULL,
+            stdout=terminal if output_too else subprocess.DEVNULL,
+            stderr=terminal,
+        )
+        await nursery.start(subscribe)
+        os.close(terminal)
+        screen = await read_terminal(master)
+    os.close(master)
+    if output_too:
+        assert screen == CONTENT.replace(b"\n", b"\r\n")
+    else:
+        assert b"6 groups, 0.0 MB" in screen
+        assert screen.endswith(b"\x1b[2K")  # and it is taken away
 
 
 async def test_no_server_is_one_line_and_a_hint() -> None:
