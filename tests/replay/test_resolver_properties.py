@@ -206,9 +206,7 @@ class Subscriber:
         try:
             answer = reading.reader.poll_frames(16)
         except ReplayError as error:
-            fair = isinstance(group.end, Aborted) or self.world.broken
-            assert fair or not self.world.in_store(sequence), error  # P4: trimmed under way
-            assert error.code != 0
+            self.check_failed(group, error)
             self.finish(reading, self.reset)
             return None
         if isinstance(answer, Pending):
@@ -222,6 +220,13 @@ class Subscriber:
             assert reading.frames == group.frames  # P5: a part is never the whole
             self.finish(reading, self.delivered)
         return None
+
+    def check_failed(self, group: Group, error: ReplayError) -> None:
+        world = self.world
+        aborted = isinstance(group.end, Aborted)
+        trimmed = not world.in_store(group.sequence)
+        assert aborted or trimmed or world.broken, error  # P4
+        assert error.code != 0  # P8
 
     def finish(self, reading: Reading, how: RangeSet) -> None:
         sequence = reading.reader.sequence
