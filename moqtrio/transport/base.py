@@ -243,11 +243,7 @@ class ConnectionBase(Connection):
     async def _take_credit(self, opening: _Opening, uni: bool) -> None:
         await trio.lowlevel.checkpoint()
         if self._end is None and (opening.lot or self._stream_credit(uni) <= opening.promised):
-            self._stream_limit_reached(uni)
             await opening.lot.park()
             opening.promised = max(0, opening.promised - 1)
         if self._end is not None:
             raise self._closed_error()
-
-    def _stream_limit_reached(self, uni: bool) -> None:
-        """A binding may tell the peer (STREAMS_BLOCKED)."""

@@ -274,10 +274,14 @@ async def test_a_users_exception_comes_out_bare() -> None:
             async with opened(listener):
                 raise mine
         assert raised.value is mine
-        with pytest.raises(SessionClosed):
+
+        async def use_after_close() -> None:
             async with opened(listener) as connection:
                 connection.close(1, "done")
                 await connection.accept_uni()
+
+        with pytest.raises(SessionClosed):
+            await use_after_close()
         nursery.cancel_scope.cancel()
 
 

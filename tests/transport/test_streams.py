@@ -93,7 +93,7 @@ async def test_a_sender_stalls_at_exactly_the_window_and_resumes(pair: Pair) -> 
     async with pair(client=settings, server=settings) as (near, far):
         sender = await near.open_uni()
         taken = 0
-        with pytest.raises(trio.TooSlowError), trio.fail_after(0.3):
+        with trio.move_on_after(0.3):
             while True:
                 taken += fill(sender, bytes(1000))
                 await sender.wait_send_all_might_not_block()

@@ -187,6 +187,11 @@ class QuicConnection(ConnectionBase):
                 earliest = self._ping_at
         return earliest
 
+    @property
+    def is_junk(self) -> bool:
+        """Whether what looked like a client's first packet was none."""
+        return not self._client_side and not self._engine.heard
+
     def refused(self) -> None:
         """The kernel says that nobody listens at the peer's address."""
         if not self._handshake_over.is_set() and not self._datagrams_received:

@@ -131,7 +131,10 @@ class Endpoint:
             if self.socket.refused:
                 self._refused()
             for connection in touched:
-                self._guarded(connection, connection.settle)
+                if connection.is_junk:
+                    self._remove(connection)
+                else:
+                    self._guarded(connection, connection.settle)
             self._flush_all(touched | self._dirty, now)
         finally:
             self._serving = False
@@ -237,6 +240,8 @@ class Endpoint:
 
     def _flush(self, connection: QuicConnection, now: float) -> None:
         self._dirty.pop(connection, None)
+        if connection not in self._ids_of:
+            return
         datagrams = connection.flush(now)
         if datagrams:
             self.socket.send(datagrams)
@@ -244,7 +249,7 @@ class Endpoint:
                 self._unblocked.unpark_all()
         if connection._engine.terminated:
             self._remove(connection)
-        elif connection in self._ids_of:
+        else:
             self._arm(connection)
 
     def _guarded(self, connection: QuicConnection, step: Callable[..., None], *args: Any) -> None:

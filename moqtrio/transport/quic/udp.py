@@ -42,10 +42,12 @@ class DatagramSocket(Protocol):
     @property
     def address(self) -> Address:
         """The local address, as the socket module has it."""
+        ...
 
     @property
     def blocked(self) -> bool:
         """Whether the send buffer was full; wait for it before sending more."""
+        ...
 
     def close(self) -> None:
         """Close the socket. Idempotent."""
@@ -58,6 +60,7 @@ class DatagramSocket(Protocol):
 
     def receive(self, limit: int) -> list[tuple[bytes, Address]]:
         """What has arrived, stopping once there are ``limit`` datagrams."""
+        ...
 
     def send(self, datagrams: list[tuple[bytes, Address]]) -> None:
         """Send, in order; what cannot go now is queued, up to a bound."""

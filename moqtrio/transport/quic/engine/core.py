@@ -41,6 +41,11 @@ class Engine(SendingEngine):
     # Reading the state
 
     @property
+    def heard(self) -> bool:
+        """Whether any packet of the peer's could be understood."""
+        return self._state is not QuicConnectionState.FIRSTFLIGHT
+
+    @property
     def handshake_complete(self) -> bool:
         """Whether application data can be sent."""
         return self._handshake_complete

@@ -90,6 +90,7 @@ class FastReceivingEngine(ReceivingEngine):
         if number > self._spin_highest_pn:
             self._spin_bit = not spin if self._is_client else spin
             self._spin_highest_pn = number
+        is_ack_eliciting = False
         try:
             is_ack_eliciting = self._read_frames(payload, path, now)
         except QuicConnectionError as error:
