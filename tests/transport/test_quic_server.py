@@ -106,6 +106,30 @@ async def test_a_failing_handler_ends_its_own_connection(caplog: pytest.LogCaptu
         nursery.cancel_scope.cancel()
 
 
+async def test_a_handler_that_ends_with_its_connection_is_no_failure(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    finished = trio.Event()
+
+    async def handler(connection: Connection) -> None:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(connection.accept_uni)
+                nursery.start_soon(connection.accept_bidi)
+        finally:
+            finished.set()
+
+    async with trio.open_nursery() as nursery:
+        listener = await start_server(nursery, handler)
+        with caplog.at_level(logging.INFO, logger="moqtrio"):
+            async with opened(listener):
+                pass
+            await finished.wait()
+            await trio.testing.wait_all_tasks_blocked()
+        assert not [record for record in caplog.records if record.name.startswith("moqtrio")]
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_defect_in_one_connection_spares_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -154,22 +154,37 @@ class Acceptor:
         self._nursery.start_soon(self._handle, connection, name=f"quic {connection.remote_address}")
 
     async def _handle(self, connection: QuicConnection) -> None:
-        code, reason = int(SessionCode.NO_ERROR), ""
+        code, reason = SessionCode.NO_ERROR, ""
         try:
             await self._handler(connection)
-        except SessionClosed as end:
-            logger.debug("connection with %s: %s", connection.remote_address, end)
-        except Exception as error:
-            code, reason = int(SessionCode.INTERNAL), "internal error"
-            if isinstance(error, MoqError):
-                logger.warning("connection with %s: %s", connection.remote_address, error)
-            else:
-                logger.exception("handler for %s failed", connection.remote_address)
         except trio.Cancelled:
             reason = "server shut down"
             raise
+        except Exception as error:
+            if not _is_wholly(error, SessionClosed):
+                code, reason = SessionCode.INTERNAL, "internal error"
+            _log_failure(connection, error)
         finally:
             connection.close(code, reason)
+
+
+def _log_failure(connection: QuicConnection, error: Exception) -> None:
+    """What a handler ended with: the end of its connection is news to nobody, a peer's
+    fault is one line, and a defect is a traceback."""
+    peer = connection.remote_address
+    if _is_wholly(error, SessionClosed):
+        logger.debug("connection with %s: %s", peer, connection.closed)
+    elif isinstance(error, MoqError):
+        logger.warning("connection with %s: %s", peer, error)
+    else:
+        logger.error("handler for %s failed", peer, exc_info=error)
+
+
+def _is_wholly(error: Exception, kind: type[Exception]) -> bool:
+    """Whether an error, or every error in a group of them, is of one kind."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(kind)[1] is None
+    return isinstance(error, kind)
 
 
 async def _open_sockets(
