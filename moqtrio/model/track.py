@@ -22,7 +22,8 @@ class TrackInfo:
         priority: 0 to 255; tracks with a higher one are sent first.
         ordered: whether older groups should be delivered before newer ones.
         max_latency: seconds after which a subscriber should no longer expect a group that
-            was superseded.
+            was superseded. None is as long as the track has it: its cache's age, or any
+            time where it is recorded.
         timescale: timestamp units per second on the wire.
     """
 
@@ -30,7 +31,9 @@ class TrackInfo:
         default=127, validator=[attrs.validators.ge(0), attrs.validators.le(255)]
     )
     ordered: bool = True
-    max_latency: float = attrs.field(default=0.0, validator=attrs.validators.ge(0))
+    max_latency: float | None = attrs.field(
+        default=None, validator=attrs.validators.optional(attrs.validators.ge(0))
+    )
     timescale: int = attrs.field(default=1_000_000, validator=attrs.validators.gt(0))
 
 

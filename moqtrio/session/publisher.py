@@ -22,6 +22,10 @@ logger = logging.getLogger("moqtrio.session")
 REQUEST_TIMEOUT = 10.0
 """Seconds a peer may take from opening a stream to having said what it is for."""
 
+LONGEST_LATENCY = 100 * 365 * 86400.0
+"""Seconds that stand for "any latency" on the wire, where 0 means that only the latest group
+is worth sending. moq-rs refuses a track whose latency overflows its clock, as 2**62 - 1 ms do."""
+
 
 class Publisher:
     """Serves one origin to one peer.
@@ -112,11 +116,12 @@ class Publisher:
         control.finish()
 
     async def _track(self, control: ControlStream, request: lite.Track) -> None:
-        info = self._find(request.broadcast, request.track).info
+        track = self._find(request.broadcast, request.track)
+        info = track.info
         answer = lite.TrackInfo(
             priority=info.priority,
             ordered=info.ordered,
-            max_latency=info.max_latency,
+            max_latency=_max_latency(track),
             timescale=info.timescale,
         )
         await control.send.send_all(answer.encode())
@@ -153,6 +158,14 @@ class Publisher:
             await control.send.send_all(ok.encode() + b"".join(messages))
             async for found in announcements:
                 await control.send.send_all(_announce(found.path, found.active, request.prefix))
+
+
+def _max_latency(track: Track) -> float:
+    """How long groups of the track are to be had. moq-rs believes it: its clients skip
+    groups that are older, by their timestamps, and its relays cache no longer."""
+    if track.info.max_latency is not None:
+        return min(track.info.max_latency, LONGEST_LATENCY)
+    return track.log.limits.cache_age if track.source is None else LONGEST_LATENCY
 
 
 def _announce(path: str, active: bool, prefix: str) -> bytes:

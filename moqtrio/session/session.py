@@ -7,6 +7,7 @@ its origin, what it asks for goes through its methods.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from itertools import count
@@ -31,7 +32,7 @@ from ..wire import Version, lite
 from .announcements import Announcements
 from .control import ControlStream
 from .group_stream import StreamGroupConsumer
-from .publisher import REQUEST_TIMEOUT, Publisher
+from .publisher import LONGEST_LATENCY, REQUEST_TIMEOUT, Publisher
 from .scope import open_scope
 from .serving import ServingLimits
 from .subscription import Order, Subscription
@@ -120,7 +121,7 @@ class Session:
         end: int | None = None,
         order: Literal["sequence", "arrival"] = "sequence",
         priority: int = 127,
-        max_latency: float = 0.0,
+        max_latency: float = math.inf,
         gap_timeout: float = 2.0,
     ) -> AsyncGenerator[Subscription, None]:
         """Follow a track, from history if asked to.
@@ -133,8 +134,8 @@ class Session:
             end: where to stop (half-open); None follows the track to its end.
             order: by ``"sequence"``, waiting for a group that is late, or by ``"arrival"``.
             priority: 0 to 255; higher is sent first.
-            max_latency: seconds after which a superseded live group is not wanted any
-                more; 0 wants them all.
+            max_latency: seconds a group may lag behind the latest before it is not worth
+                sending; by default all of them are.
             gap_timeout: seconds to wait for a group that was overtaken before it is
                 reported as a :class:`~moqtrio.Gap`.
 
@@ -150,7 +151,7 @@ class Session:
             track=track,
             priority=priority,
             ordered=order == "sequence",
-            max_latency=max_latency,
+            max_latency=min(max_latency, LONGEST_LATENCY),
             start=start,
             end=end,
         )
@@ -197,8 +198,8 @@ class Session:
             max_frame_bytes=self._settings.max_frame_bytes,
         )
         try:
+            # No FIN: to moq-rs the end of a request is its cancellation.
             await control.send.send_all(request)
-            control.send.finish()
             group.preload(await control.receive.receive_some())
         except StreamReset as error:
             raise _refused(f"group {sequence} of {broadcast}/{track}", error) from None
@@ -214,8 +215,8 @@ class Session:
         """
         control = await self._open(lite.BidiStreamType.TRACK)
         try:
+            # No FIN: to moq-rs the end of a request is its cancellation.
             await control.send.send_all(lite.Track(broadcast, track).encode())
-            control.send.finish()
             info = await control.require(lite.TrackInfo)
         except StreamReset as error:
             raise _refused(f"{broadcast}/{track}", error) from None
