@@ -74,6 +74,9 @@ class Recorder:
         self._name = name
         self._settings = RecorderSettings() if settings is None else settings
         self._wakeup = Wakeup()
+        self._stopping = trio.Event()
+        # A commit cannot be stopped half-way, and whether it happened must be known.
+        self._scope = trio.CancelScope(shield=True)
         self._reserve_block = _MIN_RESERVE
         self._frames = self._bytes = self._commits = 0
         self._failures = 0
@@ -90,27 +93,48 @@ class Recorder:
     async def run(self) -> None:
         """Record until cancelled; then record what is still in memory, for at most
         ``drain_timeout`` seconds. Store trouble is logged and retried, never raised."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._work)
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._stopping.set()
+                self._wakeup.set()
+                self._scope.deadline = trio.current_time() + self._settings.drain_timeout
+
+    async def _work(self) -> None:
         remove = self._log.watchers.add(self._wakeup.set)
         try:
-            while True:
-                try:
-                    while await self._step():
-                        await trio.lowlevel.checkpoint()
-                except ReplayError as error:
-                    await trio.sleep(self._note_failure(error))
-                else:
-                    self._failed_in_a_row = 0
-                    await self._wakeup.wait()
-                    await trio.sleep(self._settings.interval)
+            with self._scope:
+                while not self._stopping.is_set():
+                    await self._record()
+                await self._drain()
         finally:
             remove()
-            with trio.move_on_after(self._settings.drain_timeout, shield=True):
-                await self._drain()
+        if self._scope.cancelled_caught:
+            logger.error(
+                "%s: the end of the track was not recorded: the store took longer than %.1f s",
+                self._name,
+                self._settings.drain_timeout,
+            )
+
+    async def _record(self) -> None:
+        """Record what there is, then wait until there is more, or it is worth trying again."""
+        pause = self._settings.interval
+        try:
+            while not self._stopping.is_set() and await self._step():
+                await trio.lowlevel.checkpoint()
+        except ReplayError as error:
+            pause = self._note_failure(error)
+        else:
+            await self._wakeup.wait()
+        with trio.move_on_after(pause):
+            await self._stopping.wait()
 
     async def _drain(self) -> None:
         try:
             while await self._step():
-                pass
+                await trio.lowlevel.checkpoint()
         except ReplayError as error:
             logger.error("%s: the end of the track was not recorded: %s", self._name, error)
 
@@ -120,12 +144,11 @@ class Recorder:
         batch = self._collect()
         if not batch:
             return reserved
-        # A commit cannot be stopped half-way; whether it happened must be known.
-        with trio.CancelScope(shield=True):
-            await self._target.write([write for _, write in batch])
+        await self._target.write([write for _, write in batch])
         for group, write in batch:
-            self._record(group, write)
+            self._count(group, write)
         self._commits += 1
+        self._failed_in_a_row = 0
         log = self._log
         self._target.set_durable_end(log.durable_end)
         log.evict()
@@ -140,8 +163,7 @@ class Recorder:
             return False
         if ahead <= 0 and self._commits:
             self._reserve_block = min(self._reserve_block * 4, _MAX_RESERVE)
-        with trio.CancelScope(shield=True):
-            await self._target.reserve(log.next_sequence + self._reserve_block)
+        await self._target.reserve(log.next_sequence + self._reserve_block)
         log.set_reserved_end(self._target.reserved_end)
         return True
 
@@ -166,7 +188,7 @@ class Recorder:
             return None
         return GroupWrite(group.sequence, group.recorded, frames, group.end)
 
-    def _record(self, group: Group, write: GroupWrite) -> None:
+    def _count(self, group: Group, write: GroupWrite) -> None:
         self._frames += len(write.frames)
         self._bytes += sum(len(frame.payload) for frame in write.frames)
         self._log.mark_recorded(group, len(write.frames), write.end)
