@@ -1,0 +1,80 @@
+"""The public names: what users may rely on changes on purpose, and is documented."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import moqtrio
+
+PUBLIC = [
+    "Announcement",
+    "Broadcast",
+    "ClientTls",
+    "ConnectError",
+    "DecodeError",
+    "Frame",
+    "Gap",
+    "GroupConsumer",
+    "GroupProducer",
+    "Listener",
+    "MemoryStore",
+    "MoqError",
+    "Origin",
+    "ProtocolError",
+    "ReplayError",
+    "ReplaySource",
+    "RequestError",
+    "ServerTls",
+    "Session",
+    "SessionClosed",
+    "SessionCode",
+    "SessionSettings",
+    "SqliteStore",
+    "StreamCode",
+    "StreamReset",
+    "Subscription",
+    "Track",
+    "TrackInfo",
+    "TransportSettings",
+    "generate_certificate",
+    "open_session",
+    "serve",
+]
+
+REFERENCE = Path(__file__).parent.parent / "docs" / "api.md"
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(moqtrio.__all__) == sorted(PUBLIC)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_is_documented(name: str) -> None:
+    assert inspect.getdoc(getattr(moqtrio, name))
+    assert re.search(
+        rf"^\.\. auto(class|function|exception):: {name}\b", REFERENCE.read_text(), re.MULTILINE
+    )
+
+
+def test_errors_are_in_one_tree() -> None:
+    public = [getattr(moqtrio, name) for name in PUBLIC]
+    errors = [each for each in public if inspect.isclass(each) and issubclass(each, Exception)]
+    assert len(errors) == 8
+    assert all(issubclass(error, moqtrio.MoqError) for error in errors)
+
+
+def test_importing_the_library_brings_none_of_the_command_lines_dependencies() -> None:
+    check = (
+        "import sys, moqtrio; "
+        "print(sorted({'cyclopts', 'rich', 'psutil', 'asyncio'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", check], capture_output=True, text=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("[]\n", "")
