@@ -110,6 +110,8 @@ def test_a_reset_forgets_what_was_to_be_sent() -> None:
 @pytest.mark.parametrize(
     "frames",
     [
+        [(0, b"", True), (0, b"a", True)],
+        [(0, b"", True), (0, b"a", False)],
         [(0, b"abc", True), (3, b"d", False)],
         [(0, b"abc", True), (0, b"ab", True)],
         [(0, b"abcd", False), (0, b"abc", True)],

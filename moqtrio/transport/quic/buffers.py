@@ -193,6 +193,11 @@ class ReceiveBuffer:
         :exc:`WrongFinalSize` and :exc:`TooManyPieces`.
         """
         stop = offset + len(data)
+        if end and not offset and not self.highest_offset and self._final_size is None:
+            # A stream in one frame: most of them are, where groups are small.
+            self._final_size = self.highest_offset = self.delivered = stop
+            self.is_finished = True
+            return data
         if end or self._final_size is not None:
             self._check_final_size(stop, end)
         if stop > self.highest_offset:

@@ -30,7 +30,7 @@ _ID_END = 9  # a first byte, and connection ids of 8 bytes
 _SAMPLE = slice(_ID_END + 4, _ID_END + 20)  # RFC 9001 section 5.4.2
 _SHORTEST = _ID_END + 4 + 16
 _STREAM_FIRST, _STREAM_LAST, _PADDING = 0x08, 0x0F, 0x00
-_VARINT_MASK = {2: 0x3FFF, 4: 0x3FFF_FFFF, 8: 0x3FFF_FFFF_FFFF_FFFF}
+_VARINT_MASK = {4: 0x3FFF_FFFF, 8: 0x3FFF_FFFF_FFFF_FFFF}
 
 
 class _Malformed(Exception):
@@ -206,6 +206,8 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
     first = data[position]
     if first < 0x40:
         return first, position + 1
+    if first < 0x80:
+        return (first & 0x3F) << 8 | data[position + 1], position + 2
     length = 1 << (first >> 6)
     end = position + length
     if end > len(data):
