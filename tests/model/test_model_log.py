@@ -420,15 +420,16 @@ actions = st.lists(
         st.tuples(st.just("durable"), st.integers(0, 5)),
         st.tuples(st.just("sleep"), st.floats(0, 3)),
     ),
+    min_size=15,
     max_size=60,
 )
 
 
 @given(actions, st.booleans())
-def test_bookkeeping_holds_whatever_happens(plan: list[tuple[object, ...]], record: bool) -> None:
+def test_bookkeeping_holds_whatever_happens(plan: list[tuple[object, ...]], recorded: bool) -> None:
     async def main() -> None:
         log = make_log(cache_age=2.0, cache_bytes=100, max_bytes=200)
-        if record:
+        if recorded:
             log.begin_recording(0, 10**6)
         groups: list[Group] = []
         used: set[int] = set()
@@ -450,7 +451,7 @@ def test_bookkeeping_holds_whatever_happens(plan: list[tuple[object, ...]], reco
                     log.write_frame(group, bytes(arguments[1]), 0)  # type: ignore[call-overload]
                 elif action == "end":
                     log.end_group(group, FINISHED)
-                elif action == "durable" and record and group.end is not None:
+                elif action == "durable" and recorded and group.end is not None:
                     record(log, group)
             check(log, groups)
 
@@ -471,7 +472,7 @@ def test_bookkeeping_holds_whatever_happens(plan: list[tuple[object, ...]], reco
                 assert not group.lost
             else:
                 assert group.end is not None
-                assert not record or group.durable or group.lost
+                assert not recorded or group.durable or group.lost
         behind = sum(group.size for group in log.unrecorded())
         assert not behind or log.is_behind(behind - 1)
         assert not log.is_behind(behind) or behind == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 import trio
@@ -37,9 +38,11 @@ class GatedTrack(MemoryTrack):
         self.write_gate: trio.Event | None = None
         self.reserve_gate: trio.Event | None = None
         self.writes: list[list[GroupWrite]] = []
+        self.written_at: list[float] = []
 
     async def write(self, writes: Sequence[GroupWrite]) -> None:
         self.writes.append(list(writes))
+        self.written_at.append(trio.current_time())
         if self.write_gate is not None:
             await self.write_gate.wait()
         await super().write(writes)
@@ -112,11 +115,9 @@ async def test_what_is_published_is_durable_within_the_interval(autojump_clock: 
         before = trio.current_time()
         for _ in range(50):
             publish(log, b"x")
-        while not target.writes:
-            await trio.sleep(0.001)
-        assert trio.current_time() - before == pytest.approx(0.02, abs=0.002)
-        assert len(target.writes[0]) == 50, "one commit for all that came meanwhile"
         await trio.sleep(1)
+        assert target.written_at[0] - before == pytest.approx(0.02)
+        assert len(target.writes[0]) == 50, "one commit for all that came meanwhile"
         statistics = recorder.statistics()
         assert (statistics.frames, statistics.bytes, statistics.commits) == (50, 50, 1)
         assert (statistics.failures, statistics.last_error) == (0, None)
@@ -234,12 +235,11 @@ async def test_the_pause_is_short_again_after_a_success(autojump_clock: MockCloc
     async with recording(log, target, RecorderSettings(batch_bytes=1)) as recorder:
         for _ in range(20):
             publish(log, b"x")
-        before = trio.current_time()
-        while log.unrecorded():
-            await trio.sleep(0.01)
-        failures = recorder.statistics().failures
-        assert failures >= 15
-        assert trio.current_time() - before < failures * 0.2
+        await trio.sleep(60)
+        assert not log.unrecorded()
+        assert recorder.statistics().failures >= 15
+        pauses = [after - before for before, after in pairwise(target.written_at)]
+        assert max(pauses) < 0.2
 
 
 async def test_beyond_the_hard_cap_what_was_never_stored_is_lost_and_said_to_be(
@@ -353,12 +353,11 @@ async def test_cancelling_waits_for_a_commit_under_way_and_repeats_nothing(
         await trio.sleep(3)
         gate.set()
 
-    async with trio.open_nursery() as nursery:
-        async with recording(log, target):
-            groups = [publish(log, b"one")]
-            await trio.sleep(1)
-            groups.append(publish(log, b"two"))
-            nursery.start_soon(open_gate)
+    async with trio.open_nursery() as nursery, recording(log, target):
+        groups = [publish(log, b"one")]
+        await trio.sleep(1)
+        groups.append(publish(log, b"two"))
+        nursery.start_soon(open_gate)
     assert stored(target) == content(*groups)
     assert len(target.writes) == 2
     assert not caplog.records
