@@ -75,7 +75,8 @@ async def read_group(
             frames += some
         return frames, FINISHED
     except ReplayError as error:
-        assert not error.retryable
+        if error.retryable:
+            raise
         return frames, Aborted(error.code) if error.code else None
     finally:
         reader.close()
@@ -104,6 +105,11 @@ async def eventually(condition: Callable[[], bool]) -> None:
             return
         await trio.to_thread.run_sync(time.sleep, 0.002)
     raise AssertionError("it did not come about within about ten seconds")
+
+
+def files(directory: Path, pattern: str) -> list[Path]:
+    """The files that match, in order of their names."""
+    return sorted(directory.glob(pattern))
 
 
 def start_python(script: str, arguments: Iterable[object]) -> subprocess.Popen[str]:

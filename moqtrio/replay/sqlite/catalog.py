@@ -41,6 +41,7 @@ CREATE TABLE content(
 CREATE TABLE continuation(         -- groups that began in an earlier slice
     slice INTEGER, track INTEGER, sequence INTEGER, first_frame INTEGER,
     PRIMARY KEY(slice, track, sequence)) WITHOUT ROWID;
+CREATE TABLE clock(now REAL NOT NULL);
 COMMIT;
 """
 
@@ -157,6 +158,16 @@ class Catalog:
                 " next_sequence) VALUES(?, ?, ?, ?, ?, ?, ?)",
                 [attrs.astuple(track) for track in tracks],
             )
+
+    def clock(self) -> float:
+        """The store's clock as it was last written down; 0 where it never was."""
+        return max((now for (now,) in self._read("SELECT now FROM clock")), default=0.0)
+
+    def put_clock(self, now: float) -> None:
+        """Write the store's clock down."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM clock")
+            connection.execute("INSERT INTO clock VALUES(?)", (now,))
 
     def put_slice(self, number: int, state: str, created: float) -> None:
         """Record that a slice is being made, or is being written."""

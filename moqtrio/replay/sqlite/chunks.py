@@ -35,10 +35,8 @@ import attrs
 
 from ...model.frame import Frame
 
-CHUNK_BYTES = 80_000
-"""Chunks are cut before they exceed this, where a frame lets them. A row of 74 to 82 KB fills
-one 64 KiB overflow page and leaves little in the tree's own pages; half-filled overflow
-pages are what makes a slice larger than its contents."""
+CHUNK_BYTES = 65_536
+"""Chunks are cut before they exceed this, where a frame lets them."""
 
 FRAME_OVERHEAD = 8
 """Bytes a frame takes in a chunk beside its payload, roughly."""

@@ -25,7 +25,10 @@ logger = logging.getLogger("moqtrio.store")
 
 @attrs.frozen
 class OpenedStore:
-    """A store's directory, locked and in order."""
+    """A store's directory, locked and in order.
+
+    ``clock`` is the latest time, by the store's own clock, that it knows of.
+    """
 
     directory: Path
     lock: DirectoryLock
@@ -33,6 +36,7 @@ class OpenedStore:
     tracks: list[TrackRow]
     slices: list[Slice]
     next_number: int
+    clock: float
 
 
 def open_directory(directory: Path) -> OpenedStore:
@@ -62,21 +66,22 @@ def _open(directory: Path, lock: DirectoryLock, catalog: Catalog) -> OpenedStore
     for row in rows:
         if row.state in (CREATING, DROPPING):
             continue
-        if row.state == ACTIVE:
-            _finish(directory, catalog, row, tracks, slices)
+        sealed = row.state != ACTIVE or _finish(directory, catalog, row, tracks, slices)
         slices.append(
             Slice(
                 row.number,
                 row.created,
                 row.recorded,
                 row.bytes,
-                True,
+                sealed,
                 row.contents,
                 row.continuations,
             )
         )
     numbers = [row.number for row in rows] + _numbers_on_disk(directory)
-    return OpenedStore(directory, lock, catalog, tracks, slices, max(numbers, default=0) + 1)
+    next_number = max(numbers, default=0) + 1
+    clock = max([catalog.clock(), *(each.recorded for each in slices)])
+    return OpenedStore(directory, lock, catalog, tracks, slices, next_number, clock)
 
 
 def _undo(directory: Path, catalog: Catalog, rows: Sequence[SliceRow]) -> None:
@@ -98,18 +103,28 @@ def _finish(
     row: SliceRow,
     tracks: Iterable[TrackRow],
     before: Sequence[Slice],
-) -> None:
-    """Seal a slice that was being written when its process ended."""
+) -> bool:
+    """Seal a slice that was being written when its process ended, if the disk allows."""
     path = slice_path(directory, row.number)
+    sealed = True
     try:
-        row.contents, row.continuations = recover(path)
+        recovered = recover(path)
+        row.contents, row.continuations = recovered.contents, recovered.continuations
+        row.recorded = recovered.recorded or row.recorded
+        sealed = recovered.sealed
     except ReplayError as error:
         if error.retryable:
             raise
         logger.error("what was recorded last is lost: %s", error)
         row.contents = _assumed_contents(tracks, before)
     row.bytes = file_bytes(path)
-    catalog.seal_slice(row.number, row.recorded, row.bytes, row.contents, row.continuations)
+    if sealed:
+        try:
+            catalog.seal_slice(row.number, row.recorded, row.bytes, row.contents, row.continuations)
+        except ReplayError as error:
+            # It is in order, and will be found to be so again.
+            logger.warning("slice %d is not marked as sealed: %s", row.number, error)
+    return sealed
 
 
 def _assumed_contents(tracks: Iterable[TrackRow], before: Sequence[Slice]) -> dict[int, Content]:

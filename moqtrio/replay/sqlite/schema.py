@@ -12,8 +12,10 @@ from pathlib import Path
 from .records import Part, SliceFile
 
 BUSY_SECONDS = 5.0
-PAGE_BYTES = 65536
-CHECKPOINT_PAGES = 512
+PAGE_BYTES = 8192
+"""With 64 KiB pages large batches are written 10 to 20 % faster, but a group of 100 KB takes
+150 KB, and a commit of one small frame writes 200 KB to the log instead of 25."""
+CHECKPOINT_PAGES = 4096
 """The write-ahead log is copied back after 32 MiB: what a crash leaves to be gone through."""
 
 SLICE_TABLES = """
@@ -93,10 +95,14 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
     )
 
 
-def connect_durable(path: Path, *, create: bool) -> sqlite3.Connection:
+def connect_durable(
+    path: Path, *, create: bool, page_bytes: int | None = None
+) -> sqlite3.Connection:
     """Open a database to write to: a commit is on the disk when it returns."""
     connection = connect(path, "mode=rwc" if create else "mode=rw")
     try:
+        if page_bytes is not None:  # Has no effect any more once the journal mode is set.
+            connection.execute(f"PRAGMA page_size={page_bytes}")
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
     except BaseException:

@@ -226,13 +226,15 @@ class Shelf:
                 track.close()
             try:
                 await self._seal()
-                await self._in_thread(self._close_catalog)
+                now = self.now()
+                await self._in_thread(lambda: self._close_catalog(now))
             except ReplayError as error:
                 logger.error("%s was not closed cleanly: %s", self._directory, error)
 
-    def _close_catalog(self) -> None:
+    def _close_catalog(self, now: float) -> None:
         self._pool.close()
         try:
+            self._catalog.put_clock(now)
             self._catalog.put_tracks(
                 attrs.evolve(track.row, next_sequence=track.next_sequence)
                 for track in self._tracks.values()
@@ -285,7 +287,6 @@ class Shelf:
         writer, active = self._writer, self._active
         if writer is None or active is None:
             return
-        self._writer = self._active = None
 
         def work() -> tuple[bool, int]:
             self._pool.forget(active.number)
@@ -301,6 +302,8 @@ class Shelf:
             active.immutable, active.bytes = await self._in_thread(work)
         except ReplayError as error:
             logger.warning("slice %d could not be sealed: %s", active.number, error)
+        # Not before: cancelled while it waits for the thread, it is still being written.
+        self._writer = self._active = None
         self._notify()
 
     def _apply(self, track: SqliteTrack, active: Slice, written: Written) -> None:
@@ -353,7 +356,12 @@ class Shelf:
                 track.drop_slice(number, continued)
 
     def _remove(self, numbers: Sequence[int]) -> None:
-        self._catalog.begin_drop(numbers)
+        try:
+            self._catalog.begin_drop(numbers)
+        except ReplayError as error:
+            # On a full disk there is no room to write this down until files are gone. Killed
+            # in between, these slices look lost, until retention removes them once more.
+            logger.warning("removing slices without having noted it first: %s", error)
         for number in numbers:
             path = slice_path(self._directory, number)
             self._pool.retire(number)

@@ -89,12 +89,8 @@ class SliceWriter:
         """
         try:
             remove_files(path)
-            connection = connect_durable(path, create=True)
+            connection = connect_durable(path, create=True, page_bytes=PAGE_BYTES)
             try:
-                # Takes effect with the first table, before which the file is empty.
-                connection.execute("PRAGMA journal_mode=DELETE")
-                connection.execute(f"PRAGMA page_size={PAGE_BYTES}")
-                connection.execute("PRAGMA journal_mode=WAL")
                 connection.execute(f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES}")
                 connection.execute("PRAGMA cache_size=-8192")
                 connection.executescript(f"BEGIN;{SLICE_TABLES}COMMIT;")
@@ -145,12 +141,9 @@ class SliceWriter:
 
     def seal(self) -> bool:
         """Put everything into the main file, and close it. False where that failed: the
-        file is as good as before, but needs its write-ahead log."""
+        slice can be read as before, and be recovered another time."""
         try:
-            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            return not busy
-        except sqlite3.Error:
-            return False
+            return _checkpoint(self._connection)
         finally:
             self._connection.close()
 
@@ -222,26 +215,56 @@ def encode_ending(end: GroupEnd | None) -> int:
     return 1 + end.code if isinstance(end, Aborted) else 0
 
 
-def recover(path: Path) -> tuple[dict[int, Content], dict[tuple[int, int], int]]:
-    """Bring a slice that was not sealed into its main file, and say what is in it.
+@attrs.frozen
+class Recovered:
+    """What is in a slice that was not sealed.
 
-    Returns the contents by track, and for every (track, sequence) that goes on from an
-    earlier slice its first frame here.
+    Attributes:
+        contents: by track.
+        continuations: the first frame here of every (track, sequence) that began earlier.
+        recorded: the time of the last commit; None where there was none.
+        sealed: whether all of it is now in the main file.
+    """
+
+    contents: dict[int, Content]
+    continuations: dict[tuple[int, int], int]
+    recorded: float | None
+    sealed: bool
+
+
+def recover(path: Path) -> Recovered:
+    """Find out what a process that was killed has left in a slice, and seal it.
+
     Raises ReplayError where the file is gone or damaged.
     """
     try:
         connection = connect_durable(path, create=False)
         try:
             contents = count_contents(connection)
-            continued = connection.execute(
+            parts = connection.execute(
                 "SELECT track, sequence, first_frame FROM part WHERE first_frame > 0"
             ).fetchall()
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            (recorded,) = connection.execute(
+                "SELECT max(recorded) FROM (SELECT max(recorded) AS recorded FROM pack"
+                " UNION ALL SELECT max(recorded) FROM part)"
+            ).fetchone()
+            sealed = _checkpoint(connection)
         finally:
             connection.close()
     except sqlite3.Error as error:
         raise store_error(error, path) from error
-    return contents, {(track, sequence): frame for track, sequence, frame in continued}
+    continuations = {(track, sequence): frame for track, sequence, frame in parts}
+    return Recovered(contents, continuations, recorded, sealed)
+
+
+def _checkpoint(connection: sqlite3.Connection) -> bool:
+    """Put everything into the main file. False where that failed, on a full disk say: what
+    is in the database is as safe as before, but needs its write-ahead log."""
+    try:
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error:
+        return False
+    return not busy
 
 
 def count_contents(connection: sqlite3.Connection) -> dict[int, Content]:

@@ -114,10 +114,11 @@ class SqliteStore:
             slice_bytes: how much is written to it; at most a quarter of ``retention_bytes``.
             cache_bytes: memory for what was read; half a MiB is the least that has effect.
             wall_clock: seconds since the Unix epoch; asked once. From then on time runs as
-                Trio's clock does. Where it is earlier than what the store recorded last,
-                the store goes on from that time instead: its time never runs backwards, so
-                that nothing is removed early, and nothing kept longer than ``retention``
-                of recording. A clock that is ahead ages everything by as much.
+                Trio's clock does. Where it has been set back, to before the store was last
+                closed or written to, the store goes on from that time instead: its time
+                never runs backwards, so nothing is removed early, nor kept for longer than
+                ``retention`` of the time the store is open. A clock that is ahead ages
+                everything by as much.
 
         Raises:
             ReplayError: another process has it open; it was written by a newer version; or
@@ -236,8 +237,7 @@ class SqliteStore:
         cache_bytes: int,
         wall_clock: Callable[[], float],
     ) -> SqliteStore:
-        recorded = max((each.recorded for each in opened.slices), default=0.0)
-        offset = max(wall_clock(), recorded) - trio.current_time()
+        offset = max(wall_clock(), opened.clock) - trio.current_time()
         pool = ConnectionPool(_IDLE_CONNECTIONS)
         shelf = Shelf(
             opened.directory,

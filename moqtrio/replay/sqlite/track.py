@@ -195,14 +195,16 @@ class SqliteTrack:
 
     def plan_piece(self, sequence: int, frame: int, budget: int) -> PieceRequest | None:
         """How to read a group from ``frame`` on; None where its beginning is gone."""
-        numbers = [span.slice for span in self.spans.covering(sequence)]
-        if not numbers:
+        heads = {span.slice for span in self.spans.covering(sequence)}
+        if not heads:
             return None
         continued = self._continued.get(sequence, [])
         index = bisect_right(continued, frame, key=lambda entry: entry[0])
         if index:
-            numbers, index = [], index - 1
-        numbers += [number for _, number in continued[index:]]
+            heads, index = set(), index - 1
+        # The slice a group begins in has a lower number than those it goes on in; others
+        # that cover its sequence have nothing of it, and do no harm.
+        numbers = sorted(heads.union(number for _, number in continued[index:]))
         return PieceRequest(
             self.key,
             sequence,
