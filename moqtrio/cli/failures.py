@@ -8,13 +8,7 @@ from collections.abc import Iterator
 
 import attrs
 
-from ..errors import (
-    ConnectError,
-    MoqError,
-    ReplayError,
-    SessionClosed,
-    describe_stream_code,
-)
+from ..errors import MoqError, describe_stream_code
 
 EXIT_SUCCESS = 0
 EXIT_FAILURE = 1
@@ -81,9 +75,9 @@ def _judge_one(error: BaseException) -> Verdict:
         case Failure():
             return Verdict(EXIT_FAILURE, str(error), error.hint)
         case MoqError():
-            return Verdict(EXIT_FAILURE, str(error) or type(error).__name__, _hint(error))
+            return Verdict(EXIT_FAILURE, str(error) or type(error).__name__, _hint(str(error)))
         case OSError():
-            return Verdict(EXIT_FAILURE, _describe_os_error(error), _os_hint(error))
+            return Verdict(EXIT_FAILURE, _describe_os_error(error))
         case _:
             return Verdict(
                 EXIT_FAILURE,
@@ -93,45 +87,25 @@ def _judge_one(error: BaseException) -> Verdict:
 
 
 # What an error says of itself, and what the command's user can do about it.
-_CONNECT_HINTS = {
+_HINTS = {
     "certificate fingerprint": "the server prints its fingerprint when it is ready",
     "unknown issuer": "--tls-fingerprint takes a development certificate, as the server prints "
     "it; --tls-ca an authority of your own",
     "did not answer": "is the server running, and does a firewall let UDP through?",
     "nothing listens": "is the server running, and is that its port?",
+    os.strerror(errno.EADDRINUSE): "port 0 picks a free one",
+    os.strerror(errno.EADDRNOTAVAIL): "listen on an address of this machine; [::] is all of them",
+    os.strerror(errno.EACCES): "ports below 1024 need privileges",
 }
 
 
-def _hint(error: MoqError) -> str | None:
-    match error:
-        case ConnectError():
-            if isinstance(error.__cause__, OSError):
-                return _os_hint(error.__cause__)
-            hints = (hint for text, hint in _CONNECT_HINTS.items() if text in str(error))
-            return next(hints, None)
-        case SessionClosed() if error.remote:
-            return "subscribe again --from the next group to go on where it ended"
-        case ReplayError():
-            return "moqtrio store info DIR shows what a store holds"
-        case _:
-            return None
+def _hint(message: str) -> str | None:
+    return next((hint for text, hint in _HINTS.items() if text in message), None)
 
 
 def _describe_os_error(error: OSError) -> str:
     reason = error.strerror or (os.strerror(error.errno) if error.errno else str(error))
     return f"{error.filename}: {reason}" if error.filename is not None else reason
-
-
-def _os_hint(error: OSError) -> str | None:
-    match error.errno:
-        case errno.EADDRINUSE:
-            return "something listens on that port already; port 0 picks a free one"
-        case errno.EADDRNOTAVAIL:
-            return "that is not an address of this machine; [::] listens on all of them"
-        case errno.EACCES if error.filename is None:
-            return "ports below 1024 need privileges"
-        case _:
-            return None
 
 
 def describe_code(code: int) -> str:

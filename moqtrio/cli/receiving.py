@@ -26,12 +26,17 @@ class GroupPrinter:
         output: where to.
         general: ``--json`` or not.
         frames: with ``--json``, also print every frame.
+
+    Attributes:
+        next_sequence: one more than the last group or gap that was printed.
+        groups, bytes: how much was printed.
     """
 
     def __init__(self, output: Output, general: GeneralOptions, *, frames: bool) -> None:
         self._output = output
         self._json = general.json
         self._frames = frames
+        self.next_sequence: int | None = None
         self.groups: int = 0
         self.bytes: int = 0
 
@@ -45,6 +50,7 @@ class GroupPrinter:
             count += len(batch)
             size += payload_bytes
         self.groups += 1
+        self.next_sequence = group.sequence + 1
         if self._json:
             await self._output.write_json(
                 {"type": "group", "sequence": group.sequence, "frames": count, "bytes": size}
@@ -67,6 +73,7 @@ class GroupPrinter:
 
     async def print_gap(self, start: int, end: int, code: int) -> None:
         """Print that the groups ``[start, end)`` are missing, and why."""
+        self.next_sequence = end
         if self._json:
             await self._output.write_json({"type": "gap", "start": start, "end": end, "code": code})
             return

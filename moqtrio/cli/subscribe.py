@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 import moqtrio
 
-from .failures import UsageError
+from .failures import Failure, UsageError
 from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions, Url
 from .output import open_output
 from .positions import check_range, parse_start
@@ -61,6 +61,8 @@ async def subscribe(
                 await printer.print_end(_end(subscription.final, until))
         except moqtrio.RequestError as error:
             raise await explain_refusal(session, broadcast, error) from error
+        except moqtrio.SessionClosed as error:
+            raise Failure(str(error), _how_to_go_on(printer)) from error
 
 
 async def _print_items(subscription: moqtrio.Subscription, printer: GroupPrinter) -> None:
@@ -75,6 +77,12 @@ async def _print_items(subscription: moqtrio.Subscription, printer: GroupPrinter
                     except moqtrio.StreamReset as error:
                         await printer.print_gap(group.sequence, group.sequence + 1, error.code)
                     progress.update(f"{printer.groups:,} groups, {printer.bytes / 1e6:,.1f} MB")
+
+
+def _how_to_go_on(printer: GroupPrinter) -> str | None:
+    if printer.next_sequence is None:
+        return None
+    return f"subscribe again --from {printer.next_sequence} to go on where it ended"
 
 
 def _end(final: int | None, until: int | None) -> int | None:

@@ -368,6 +368,23 @@ async def test_store_info(input_file: Path, tmp_path: Path) -> None:
     assert b"6, the oldest is 0" in people.out
 
 
+async def test_a_subscriber_says_how_to_go_on_when_the_server_leaves() -> None:
+    async with (
+        serving(stdin=subprocess.PIPE) as server,
+        running_moqtrio(
+            "subscribe", server.url, "b", "t", *server.pinned, "--from", "oldest"
+        ) as subscriber,
+    ):
+        stdin = server.running.process.stdin
+        assert stdin is not None
+        await stdin.send_all(b"one\n")
+        assert await subscriber.read_line() == b"one\n"
+        await assert_interrupted(server.running)
+        done = await subscriber.wait()
+    assert (done.code, done.out) == (1, b"")
+    assert "--from 1 to go on" in done.err
+
+
 async def test_telemetry() -> None:
     async with serving("--input", "telemetry", "--seconds", "200ms") as server:
         done = await server.subscribe("--from", "oldest")
