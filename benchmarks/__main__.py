@@ -23,7 +23,9 @@ from .shapes import SHAPES, Shape, shape_named
 
 QUICK_SECONDS = 0.8
 QUICK_ROUNDS = 3
-GUESSED_RATE = 10_000_000  # bytes per second, where no live run tells
+# Where no live run tells how much a replay should move in the time.
+GUESSED_BYTES_PER_SECOND = 20_000_000
+GUESSED_FRAMES_PER_SECOND = 20_000
 
 
 def main() -> None:
@@ -93,8 +95,13 @@ def prepared(plan: Plan, contestant: str, shape: Shape, runs: Sequence[Run]) -> 
     counts = [
         run.server.groups for run in runs if run.shape == shape and run.contestant == "moqtrio live"
     ]
-    groups = max(counts, default=0) or max(1, int(plan.seconds * GUESSED_RATE) // shape.group_bytes)
-    return attrs.evolve(plan, groups=groups)
+    return attrs.evolve(plan, groups=max(counts, default=guessed_groups(plan, shape)))
+
+
+def guessed_groups(plan: Plan, shape: Shape) -> int:
+    by_bytes = plan.seconds * GUESSED_BYTES_PER_SECOND / shape.group_bytes
+    by_frames = plan.seconds * GUESSED_FRAMES_PER_SECOND / shape.frames
+    return max(1, int(min(by_bytes, by_frames)))
 
 
 async def attempt(contestant: str, shape: Shape, plan: Plan) -> Run | None:

@@ -188,6 +188,6 @@ async def child(side: str, job: Job) -> AsyncIterator[Child]:
             process.kill()
         with trio.CancelScope(shield=True):
             await process.wait()
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            await trio.aclose_forcefully(pipe)
+            for pipe in (process.stdin, process.stdout):
+                assert pipe is not None
+                await pipe.aclose()
