@@ -80,13 +80,14 @@ class SubscriptionServer:
         self._started = False
         self._end_sent = False
         self._backlog = bytearray()
-        self._resolver_waits = False
+        self._resolver_waits: trio.CancelScope | None = None
 
     async def run(self) -> None:
         """Serve until everything was sent, or the subscriber leaves, or this is cancelled.
 
-        Ends the stream itself in every case. Raises nothing but what is a bug, and
-        Cancelled, on which every group under way is reset.
+        Ends the stream itself, unless it raises: what is a bug, or Cancelled. Then the
+        stream must be reset, for a FIN would say that everything was sent. Every group
+        under way is reset in any case.
         """
         remove_log = self._log.watchers.add(self._wakeup.set)
         remove_writable = self._connection.on_writable(self._wakeup.set)
@@ -101,7 +102,7 @@ class SubscriptionServer:
             self._resolver.close()
             for sender in self._senders:
                 sender.reset(StreamCode.CANCEL)
-            self._control.finish()
+        self._control.finish()
 
     async def _serve(self, nursery: trio.Nursery) -> None:
         try:
@@ -117,7 +118,7 @@ class SubscriptionServer:
             pass  # The subscriber has reset its stream, or the connection is over.
         except ReplayError as error:
             logger.error("subscription to %s: %s", self._describe(), error)
-            self._control.reset(error.code or StreamCode.EVICTED)
+            self._control.reset(error.code)
 
     def _turn(self, nursery: trio.Nursery) -> bool:
         """Do everything that can be done now; whether there may be more of it."""
@@ -145,14 +146,16 @@ class SubscriptionServer:
         return True
 
     def _start_groups(self, nursery: trio.Nursery) -> bool:
-        """Begin groups while there are any and the subscriber keeps up."""
+        """Begin groups while there are any and the subscriber keeps up; whether there is
+        more to do at once."""
+        moved = False
         for _ in range(_STARTS_PER_TURN):
             if (
-                self._resolver_waits
+                self._resolver_waits is not None
                 or self._blocked >= self._limits.groups_blocked
                 or not self._flush()
             ):
-                return False
+                return moved
             answer = self._resolver.poll_next()
             if isinstance(answer, Ready):
                 sender = GroupSender(
@@ -163,14 +166,14 @@ class SubscriptionServer:
                     priority=self._priority,
                 )
                 self._senders.append(sender)
-                self._advance(sender, nursery)
+                moved |= self._advance(sender, nursery)
             elif isinstance(answer, Dropped):
                 self._respond(SubscribeDrop(answer.start, answer.end, answer.code))
             elif isinstance(answer, Pending):
                 self._resolver_wait(answer, nursery)
-                return False
+                return moved
             else:  # parked at the edge, or at the subscription's end
-                return False
+                return moved
         return True  # there may be more, after the others had their turn
 
     def _advance(self, sender: GroupSender, nursery: trio.Nursery) -> bool:
@@ -203,10 +206,11 @@ class SubscriptionServer:
 
     def _give_up(self, sender: GroupSender, error: ReplayError) -> None:
         """The group cannot be completed: its stream must not look as if it were."""
-        code = error.code or StreamCode.EVICTED
         logger.warning("group %d of %s: %s", sender.sequence, self._describe(), error)
-        sender.reset(code)
+        sender.reset(error.code)
         self._senders.remove(sender)
+        # A drop with code 0 says that there is no such group.
+        code = error.code or StreamCode.EVICTED
         self._respond(SubscribeDrop(sender.sequence, sender.sequence + 1, code))
 
     def _announce_end(self) -> None:
@@ -236,12 +240,20 @@ class SubscriptionServer:
     # Waiting
 
     def _resolver_wait(self, pending: Pending, nursery: trio.Nursery) -> None:
-        if not self._resolver_waits:
-            self._resolver_waits = True
-            nursery.start_soon(self._wait_for, pending.wait, self._resolver_ready)
+        if self._resolver_waits is None:
+            scope = self._resolver_waits = trio.CancelScope()
+            nursery.start_soon(self._wait_for_resolver, pending, scope)
 
-    def _resolver_ready(self) -> None:
-        self._resolver_waits = False
+    async def _wait_for_resolver(self, pending: Pending, scope: trio.CancelScope) -> None:
+        with scope:
+            await pending.wait()
+            self._resolver_waits = None
+            self._wakeup.set()
+
+    def _stop_waiting_for_resolver(self) -> None:
+        if self._resolver_waits is not None:
+            self._resolver_waits.cancel()
+            self._resolver_waits = None
 
     async def _wait_for(
         self, wait: Callable[[], Awaitable[None]], done: Callable[[], None]
@@ -288,6 +300,7 @@ class SubscriptionServer:
         if update.start is not None:
             self._resolver.raise_start(update.start)
         self._resolver.end = update.end
+        self._stop_waiting_for_resolver()  # what is wanted now may be there
         self._priority = self._priority_of(update.priority)
         for sender in self._senders:
             sender.priority = self._priority
