@@ -104,16 +104,16 @@ class Result:
 async def _run_processes(store: Path, seconds: float) -> Run:
     run = Run({}, Received(), Received())
     with Progress(beside_output=False) as progress:
-        progress.update("starting the server")
+        progress.show("starting the server")
         async with open_command(*_serve(store, seconds)) as server:
             listening = await server.expect_message("listening")
             subscribe = _subscribe(listening["url"], listening["fingerprint"])
             async with open_command(*subscribe) as early, trio.open_nursery() as nursery:
                 nursery.start_soon(run.early.read, early)
-                progress.update(f"recording {seconds:g} s of telemetry, with an early subscriber")
+                progress.show(f"recording {seconds:g} s of telemetry, with an early subscriber")
                 run.joined = await _wait_forgotten(server, seconds)
                 nursery.start_soon(_discard, server)
-                progress.update(
+                progress.show(
                     "a late subscriber asks for the oldest group; "
                     f"memory begins at group {run.joined['oldest']}"
                 )

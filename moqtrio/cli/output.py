@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,9 @@ from .failures import Failure, OutputClosed
 
 _STANDARD_OUTPUT = 1
 _HIGH_WATER = 1 << 20
+# Each write is a hop to a thread and back, which costs as much as receiving some groups.
+_WORTH_A_WRITE = 64 * 1024
+_GATHER = 0.005
 # What was received should reach a file also when the command is interrupted; a pipe
 # nobody reads must not keep it from ending.
 _GRACE = 1.0
@@ -36,6 +40,7 @@ class Output:
         self._buffer = bytearray()
         self._writing = False
         self._failed = False
+        self._written_at = -math.inf
         self._wakeup = Wakeup()
         self._progress = trio.Event()
 
@@ -63,6 +68,9 @@ class Output:
             while True:
                 await self._wakeup.wait()
                 while self._buffer:
+                    if len(self._buffer) < _WORTH_A_WRITE:
+                        # At once after a silence; in a stream of small pieces, together.
+                        await trio.sleep_until(self._written_at + _GATHER)
                     await self._write_out()
 
     async def _write_out(self) -> None:
@@ -80,6 +88,7 @@ class Output:
             raise Failure(f"cannot write the output: {error.strerror}") from error
         finally:
             self._writing = False
+            self._written_at = trio.current_time()
             self._progress.set()
             self._progress = trio.Event()
 

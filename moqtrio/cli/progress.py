@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Callable
 from types import TracebackType
 
+import trio
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
+
+_INTERVAL = 0.2
 
 
 class Progress:
@@ -22,15 +27,22 @@ class Progress:
 
     def __init__(self, *, beside_output: bool) -> None:
         self._live: Live | None = None
+        self._next_update = -math.inf
         if sys.stderr.isatty() and not (beside_output and sys.stdout.isatty()):
             console = Console(stderr=True)
             # No refresh thread: it is drawn when there is something new.
             self._live = Live(console=console, auto_refresh=False, transient=True)
 
-    def update(self, text: str) -> None:
+    def show(self, text: str) -> None:
         """Show ``text`` in place of what was there."""
         if self._live is not None:
             self._live.update(Text(text, style="dim"), refresh=True)
+
+    def update(self, describe: Callable[[], str]) -> None:
+        """Show what ``describe`` returns, unless something was shown a moment ago."""
+        if self._live is not None and (now := trio.current_time()) >= self._next_update:
+            self._next_update = now + _INTERVAL
+            self.show(describe())
 
     def __enter__(self) -> Progress:
         if self._live is not None:

@@ -121,7 +121,7 @@ class Publication:
                 await trio.sleep(_STATISTICS_INTERVAL)
                 if json:
                     await output.write_json(describe(self.track))
-                progress.update(
+                progress.show(
                     f"{writer.frames:,} frames, {writer.bytes / 1e6:,.1f} MB in "
                     f"{format_duration(trio.current_time() - started)}"
                 )

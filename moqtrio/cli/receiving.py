@@ -40,6 +40,10 @@ class GroupPrinter:
         self.groups: int = 0
         self.bytes: int = 0
 
+    def describe(self) -> str:
+        """How much was printed, for people."""
+        return f"{self.groups:,} groups, {self.bytes / 1e6:,.1f} MB"
+
     async def print_group(self, group: moqtrio.GroupConsumer) -> None:
         """Print a group as it arrives. Raises StreamReset where it was cut short."""
         count = size = 0

@@ -76,7 +76,7 @@ async def _print_items(subscription: moqtrio.Subscription, printer: GroupPrinter
                         await printer.print_group(group)
                     except moqtrio.StreamReset as error:
                         await printer.print_gap(group.sequence, group.sequence + 1, error.code)
-                    progress.update(f"{printer.groups:,} groups, {printer.bytes / 1e6:,.1f} MB")
+                    progress.update(printer.describe)
 
 
 def _how_to_go_on(printer: GroupPrinter) -> str | None:
