@@ -12,7 +12,15 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from store_tools import find_group, frames_of, read_group, read_sequences, read_some, whole
+from store_tools import (
+    eventually,
+    find_group,
+    frames_of,
+    read_group,
+    read_sequences,
+    read_some,
+    whole,
+)
 
 from moqtrio.errors import ReplayError
 from moqtrio.model.frame import Frame
@@ -203,6 +211,7 @@ async def test_a_reader_follows_a_group_that_is_being_written(open_track: OpenTr
             nursery.start_soon(follow)
             await trio.testing.wait_all_tasks_blocked()
             await track.write([GroupWrite(3, 2, frames_of(3, 40, 5000, first=2), None)])
+            await eventually(lambda: len(received) == 40)
             await track.write([whole(4)])
             await track.write([GroupWrite(3, 42, (), FINISHED)])
         assert received == frames_of(3, 40, 5000, first=2)

@@ -17,6 +17,7 @@ from moqtrio.errors import ReplayError, StreamCode
 from moqtrio.model.group import FINISHED
 from moqtrio.replay.source import Missing
 from moqtrio.replay.sqlite import SqliteStore, inspect_store
+from moqtrio.replay.sqlite.schema import connect_durable
 from moqtrio.replay.target import GroupWrite
 
 # Records groups as fast as it can, one of them long, in small slices; says which sequence
@@ -253,3 +254,14 @@ def test_a_script_that_fails_says_why() -> None:
     assert process.wait() == 3
     process.communicate()
     assert isinstance(process, subprocess.Popen)
+
+
+@pytest.mark.parametrize("name", ["catalog.db", "slice-00000001.db"])
+def test_a_commit_waits_for_the_disk(tmp_path: Path, name: str) -> None:
+    """A kill cannot show what a power cut would do; what SQLite promises for these can."""
+    connection = connect_durable(tmp_path / name, create=True)
+    try:
+        assert connection.execute("PRAGMA synchronous").fetchone() == (2,)  # FULL
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    finally:
+        connection.close()

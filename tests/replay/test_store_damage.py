@@ -11,7 +11,7 @@ from store_tools import files, find_group, frames_of, read_group, read_some, who
 
 from moqtrio.errors import ReplayError
 from moqtrio.model.frame import Frame
-from moqtrio.model.group import FINISHED
+from moqtrio.model.group import FINISHED, Aborted
 from moqtrio.replay.source import Missing
 from moqtrio.replay.sqlite import SqliteStore, SqliteTrack, inspect_store
 from moqtrio.replay.target import GroupWrite
@@ -107,6 +107,24 @@ async def test_a_flipped_bit_costs_its_chunk(tmp_path: Path, size: int) -> None:
         assert frames == ([before] if size > 1000 else [])
         assert await read_group(track, 0) == (frames_of(0, 1, 100), FINISHED)
         assert await read_group(track, 2) == (frames_of(2, 1, 100), FINISHED)
+
+
+@pytest.mark.parametrize("change", ["frames=frames-1", "ending=0", "sequence=8"])
+async def test_a_changed_entry_is_noticed(tmp_path: Path, change: str) -> None:
+    async with SqliteStore.open(tmp_path) as store:
+        await store.track("a", "b").write([GroupWrite(5, 0, frames_of(5, 3, 10), Aborted(7))])
+        await store.track("a", "b").write([whole(9, 300, 1000, end=Aborted(7))])
+    (path,) = files(tmp_path, "slice-*.db")
+    connection = sqlite3.connect(path)
+    with connection:
+        connection.execute(f"UPDATE part SET {change}")
+    connection.close()
+    async with SqliteStore.open(tmp_path) as store:
+        track = store.track("a", "b")
+        assert await read_group(track, 5) == (frames_of(5, 3, 10), Aborted(7))
+        changed = 8 if change.startswith("sequence") else 9
+        with pytest.raises(ReplayError, match=f"group {changed}, .* fails its checksum"):
+            await find_group(track, changed)
 
 
 async def test_every_byte_of_a_slice_is_either_right_or_noticed(tmp_path: Path) -> None:

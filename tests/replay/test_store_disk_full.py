@@ -59,6 +59,48 @@ trio.run(main, sys.argv[1])
 """
 
 
+# No file can be opened any more: a failure that passes, and says nothing about the groups.
+NO_FILES_LEFT = """
+import os, resource, sys, trio
+from store_tools import find_group, frames_of, read_group, whole
+from moqtrio.errors import ReplayError
+from moqtrio.model.group import FINISHED
+from moqtrio.replay.sqlite import SqliteStore
+
+async def main(directory):
+    async with SqliteStore.open(directory) as store:
+        await store.track("a", "b").write([whole(3)])
+    async with SqliteStore.open(directory) as store:
+        track = store.track("a", "b")
+        await trio.to_thread.run_sync(lambda: None)  # Threads need files too.
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        spare = os.open("/dev/null", os.O_RDONLY)
+        os.close(spare)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare, most))
+        for _ in range(2):
+            try:
+                await read_group(track, 3)
+            except ReplayError as error:
+                assert error.retryable, error
+                assert "slice-00000001.db" in str(error), error
+            else:
+                raise AssertionError("the limit had no effect")
+            await trio.sleep(0.05)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        assert await read_group(track, 3) == (frames_of(3, 1, 100), FINISHED)
+        assert store.statistics().loads == 3
+    print("well")
+
+trio.run(main, sys.argv[1])
+"""
+
+
+def test_a_failure_that_passes_is_retried(tmp_path: Path) -> None:
+    process = start_python(NO_FILES_LEFT, [tmp_path / "store"])
+    output, errors = process.communicate(timeout=60)
+    assert output == "well\n", errors
+
+
 def test_files_that_may_not_grow(tmp_path: Path) -> None:
     process = start_python(LIMITED, [tmp_path / "store"])
     output, errors = process.communicate(timeout=60)

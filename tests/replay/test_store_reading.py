@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+import threading
 import tracemalloc
 from pathlib import Path
 
@@ -118,6 +120,13 @@ async def test_readers_all_over_a_store_get_on_with_a_tiny_cache(tmp_path: Path)
 
 async def test_the_event_loop_runs_while_the_disk_works(tmp_path: Path) -> None:
     ticks = 0
+    threads: set[int] | None = set()
+
+    def note_thread(event: str, _: object) -> None:
+        if threads is not None and event == "sqlite3.connect":
+            threads.add(threading.get_ident())
+
+    sys.addaudithook(note_thread)  # For good: there is no way to remove one.
 
     async def tick() -> None:
         nonlocal ticks
@@ -135,13 +144,11 @@ async def test_the_event_loop_runs_while_the_disk_works(tmp_path: Path) -> None:
                 await track.write(batch)
                 assert ticks - before > 20, "a write held the event loop up"
             for sequence in (3, 17):
-                before = ticks
-                answer = track.poll_group(sequence)
-                assert isinstance(answer, Pending)
-                assert ticks == before
-                await answer.wait()
-                assert ticks - before > 5, "a read held the event loop up"
+                await read_group(track, sequence)
             nursery.cancel_scope.cancel()
+    assert threads, "the store opens its files with sqlite3.connect"
+    assert threading.get_ident() not in threads
+    threads = None
 
 
 async def test_cancelling_who_waits_leaves_nothing(tmp_path: Path) -> None:
@@ -180,6 +187,27 @@ async def test_one_who_is_cancelled_does_not_stop_the_others(tmp_path: Path) -> 
                     await trio.lowlevel.checkpoint()
                     scope.cancel()
         assert got == [(frames_of(2, 10, 10_000), FINISHED)]
+
+
+async def test_what_comes_while_neighbours_are_read_is_found(tmp_path: Path) -> None:
+    """A load that began before a late group came must not say that there is none."""
+    async with SqliteStore.open(tmp_path) as store:
+        track = store.track("a", "b")
+        await track.write([whole(each, 1, 5000) for each in range(0, 400, 2)])
+
+        async def read_neighbours(sequence: int, delay: float) -> None:
+            await trio.sleep(delay)
+            answer = track.poll_group(max(sequence - 20, 0))
+            if isinstance(answer, Pending):
+                await answer.wait()
+
+        for sequence in range(1, 400, 2):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(track.write, [whole(sequence)])
+                nursery.start_soon(read_neighbours, sequence, sequence % 20 * 0.0003)
+            answer = await find_group(track, sequence)
+            assert not isinstance(answer, Missing)
+            answer.close()
 
 
 async def test_tracks_do_not_mix(tmp_path: Path) -> None:

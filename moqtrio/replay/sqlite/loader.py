@@ -198,10 +198,7 @@ class _SliceReader:
         cls, stack: ExitStack, pool: ConnectionPool, file: SliceFile, track: TrackKey
     ) -> _SliceReader:
         """Begin to read; ``stack`` ends it. Raises sqlite3.Error and SliceRetired."""
-        connection = stack.enter_context(pool.connection(file))
-        connection.execute("BEGIN")
-        stack.callback(_end_transaction, connection)
-        return cls(file, connection, track)
+        return cls(file, stack.enter_context(pool.connection(file)), track)
 
     def packs(self, start: int, end: int) -> Iterator[_PackItem]:
         """The packs with groups in ``[start, end)``."""
@@ -311,11 +308,6 @@ class _SliceReader:
     def _damaged(self, where: str, error: Exception) -> ReplayError:
         place = f"track {self.track.label}, {where}, in {self.file.path}"
         return damage_error(place, str(error))
-
-
-def _end_transaction(connection: sqlite3.Connection) -> None:
-    if connection.in_transaction:
-        connection.execute("COMMIT")
 
 
 def _items(

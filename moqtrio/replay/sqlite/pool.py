@@ -32,7 +32,10 @@ class ConnectionPool:
 
     @contextmanager
     def connection(self, file: SliceFile) -> Iterator[sqlite3.Connection]:
-        """Use a connection to a slice. Raises SliceRetired, or sqlite3.Error."""
+        """Use a connection to a slice, within one read transaction.
+
+        Raises SliceRetired, or sqlite3.Error.
+        """
         number = file.number
         with self._condition:
             if number in self._retired:
@@ -42,17 +45,13 @@ class ConnectionPool:
         try:
             if connection is None:
                 connection = connect_reader(file)
-            failed = True
-            try:
-                yield connection
-                failed = False
-            finally:
-                if failed:
-                    connection.close()
-        except BaseException:
-            self._give_back(number, None)
-            raise
-        self._give_back(number, connection)
+            connection.execute("BEGIN")
+            yield connection
+        finally:
+            if connection is not None and not _end_transaction(connection):
+                connection.close()
+                connection = None
+            self._give_back(number, connection)
 
     def retire(self, number: int) -> None:
         """Close every connection to a slice, waiting for those in use; allow no more."""
@@ -104,3 +103,12 @@ class ConnectionPool:
         for connection in [each for each, owner in self._idle.items() if owner == number]:
             del self._idle[connection]
             connection.close()
+
+
+def _end_transaction(connection: sqlite3.Connection) -> bool:
+    """False where the connection is of no more use: a damaged file can make even this fail."""
+    try:
+        connection.execute("COMMIT")
+    except sqlite3.Error:
+        return False
+    return True
