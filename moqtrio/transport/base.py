@@ -13,6 +13,9 @@ from .connection import URGENT, BidiStream, Connection, ReceiveStream, SendStrea
 from .settings import TransportSettings
 from .streams import ReceiveHalf, SendHalf
 
+# What waits for credit of its own stream may come to this many times the high-water mark.
+_MOST_STUCK = 4
+
 
 class _Opening:
     """Tasks waiting to open streams of one kind, first come, first served.
@@ -53,6 +56,10 @@ class ConnectionBase(Connection):
     @abc.abstractmethod
     def _unsent(self) -> int:
         """Bytes taken on all streams and not yet sent for the first time."""
+
+    @abc.abstractmethod
+    def _stuck(self) -> int:
+        """Those of them that wait for credit of their own stream."""
 
     @abc.abstractmethod
     def _stream_credit(self, uni: bool) -> int:
@@ -114,7 +121,11 @@ class ConnectionBase(Connection):
         if not self._starved_streams:
             return
         low = self._settings.stream_send_low
-        all_low = self._unsent() <= self._settings.connection_send_low
+        unsent = self._unsent()
+        all_low = (
+            unsent - self._stuck() <= self._settings.connection_send_low
+            and not self._is_congested(unsent)
+        )
         drained = [
             stream
             for stream in self._starved_streams
@@ -124,6 +135,15 @@ class ConnectionBase(Connection):
             stream._drained()
         if drained:
             self._notify_writable()
+
+    def _is_congested(self, unsent: int) -> bool:
+        """Whether a write must wait because of what other streams have unsent.
+
+        What waits for its reader does not count, within reason: the reader may well be
+        waiting for another stream first.
+        """
+        high = self._settings.connection_send_high
+        return unsent >= high and (unsent - self._stuck() >= high or unsent >= _MOST_STUCK * high)
 
     def _notify_writable(self) -> None:
         for callback in tuple(self._on_writable.values()):

@@ -161,6 +161,9 @@ class _MemoryConnection(ConnectionBase):
     def _unsent(self) -> int:
         return self._queued
 
+    def _stuck(self) -> int:
+        return sum(half._queued for half in self._pending.values() if not half._window)
+
     def _stream_credit(self, uni: bool) -> int:
         settings = self._settings
         limit = settings.max_streams_uni if uni else settings.max_streams_bidi

@@ -212,7 +212,7 @@ class SendHalf(SendStream, _Sleeper):
         connection = self._connection
         settings = connection._settings
         if self._unsent() < settings.stream_send_high and (
-            self._priority >= URGENT or connection._unsent() < settings.connection_send_high
+            self._priority >= URGENT or not connection._is_congested(connection._unsent())
         ):
             return False
         if not self._starved:

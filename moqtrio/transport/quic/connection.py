@@ -72,6 +72,9 @@ class QuicConnection(ConnectionBase):
     def _unsent(self) -> int:
         return self._engine.unsent
 
+    def _stuck(self) -> int:
+        return self._engine.stuck
+
     def _stream_credit(self, uni: bool) -> int:
         return self._engine.stream_credit(uni)
 

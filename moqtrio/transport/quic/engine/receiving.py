@@ -178,8 +178,10 @@ class ReceivingEngine(SchedulingEngine):
         buf.seek(start)
         super()._handle_max_stream_data_frame(context, frame_type, buf)
         stream = self._streams.get(stream_id)
-        if stream is not None and stream.entry is None and stream.sender.has_frames:
-            self._enqueue(stream)
+        if stream is not None:
+            self._count_stuck(stream, 0)
+            if stream.entry is None and stream.sender.has_frames:
+                self._enqueue(stream)
 
     def _handle_max_data_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
         before = self._remote_max_data

@@ -59,6 +59,7 @@ class SchedulingEngine(StockConnection):  # type: ignore[misc]  # see stock.py
         # Streams with a RESET_STREAM, STOP_SENDING or MAX_STREAM_DATA to write.
         self._control: dict[EngineStream, None] = {}
         self.unsent = 0
+        self.stuck = 0  # those of them that wait for credit of their own stream
         self.packets_lost = 0
         self._loss._pacer = TickPacer(max_datagram_size=configuration.max_datagram_size)
         self._loss._cc._rtt_monitor = SlowStartExit()
@@ -102,6 +103,7 @@ class SchedulingEngine(StockConnection):  # type: ignore[misc]  # see stock.py
     def abandon(self, stream: EngineStream, error_code: int) -> None:
         """Send RESET_STREAM, once, unless everything arrived already."""
         self.unsent -= stream.sender.unsent
+        self._count_stuck(stream, 0)
         stream.sender.reset(error_code)
         if stream.sender.reset_pending:
             self._control[stream] = None
@@ -151,6 +153,10 @@ class SchedulingEngine(StockConnection):  # type: ignore[misc]  # see stock.py
         entry = (-stream.priority, stream.order, stream)
         stream.entry = entry
         heapq.heappush(self._sendable, entry)
+
+    def _count_stuck(self, stream: EngineStream, unsent: int) -> None:
+        self.stuck += unsent - stream.stuck
+        stream.stuck = unsent
 
     def _discard_if_over(self, stream: EngineStream) -> None:
         if (

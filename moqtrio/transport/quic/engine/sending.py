@@ -357,6 +357,8 @@ class SendingEngine(FastReceivingEngine):
                 stream.entry = None
                 if before < stream.max_stream_data_remote:
                     self._out_of_data_credit[stream] = None
+                else:
+                    self._count_stuck(stream, sender.unsent)
                 continue
             newly = sender.highest_offset - before
             self._remote_max_data_used += newly

@@ -49,6 +49,7 @@ class EngineStream:
         "sender",
         "settled",
         "stream_id",
+        "stuck",
     )
 
     def __init__(
@@ -72,6 +73,7 @@ class EngineStream:
         self.is_blocked = False
         self.consumed = 0  # bytes the application took
         self.entry: tuple[int, int, EngineStream] | None = None  # its place in the heap
+        self.stuck = 0  # unsent bytes, found to wait for max_stream_data_remote to grow
         self.settled = 0  # of the peer's stream: what is over (see QuicConnectionBinding)
         self.application_sends: Any = None
         self.application_receives: Any = None
