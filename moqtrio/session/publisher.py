@@ -15,6 +15,7 @@ from ..transport.connection import BidiStream, Connection
 from ..wire import lite
 from .control import ControlStream
 from .fetching import send_group
+from .scope import open_scope
 from .serving import ServingLimits, SubscriptionServer
 
 logger = logging.getLogger("moqtrio.session")
@@ -58,11 +59,11 @@ class Publisher:
             control.reset(StreamCode.MALFORMED)
         except (RequestError, ReplayError) as error:
             logger.info("%s: request refused: %s", self._connection.remote_address, error)
-            control.reset(error.code or StreamCode.EVICTED)
+            control.reset(error.code)
         except trio.BrokenResourceError:
             control.reset(StreamCode.CANCEL)  # The peer has given up its request.
         except trio.Cancelled:
-            control.reset(StreamCode.CANCEL)
+            control.reset(StreamCode.SESSION_CLOSED)
             raise
         except Exception:
             logger.exception("%s: a request failed", self._connection.remote_address)
@@ -107,13 +108,16 @@ class Publisher:
 
     async def _fetch(self, control: ControlStream, request: lite.Fetch) -> None:
         track = self._find(request.broadcast, request.track)
-        reader = await resolve_group(track.log, track.source, request.sequence)
-        try:
-            control.send.set_priority(request.priority * 256 + track.info.priority)
-            await send_group(control.send, reader, track)
-        finally:
-            reader.close()
-        control.finish()
+        control.send.set_priority(request.priority * 256 + track.info.priority)
+        async with open_scope() as nursery:
+            nursery.start_soon(_cancel_when_unwanted, control, nursery.cancel_scope)
+            reader = await resolve_group(track.log, track.source, request.sequence)
+            try:
+                await send_group(control.send, reader, track)
+            finally:
+                reader.close()
+            control.finish()
+        control.reset(StreamCode.CANCEL)  # a no-op where everything was sent
 
     async def _track(self, control: ControlStream, request: lite.Track) -> None:
         track = self._find(request.broadcast, request.track)
@@ -137,7 +141,7 @@ class Publisher:
 
     async def _announce(self, control: ControlStream, request: lite.AnnounceRequest) -> None:
         """Tell what there is, then what changes, until the peer ends the stream."""
-        async with trio.open_nursery() as nursery:
+        async with open_scope() as nursery:
             nursery.start_soon(_cancel_when_over, control, nursery.cancel_scope)
             await self._send_announcements(control, request)
         control.finish()
@@ -182,6 +186,12 @@ async def _cancel_when_over(control: ControlStream, scope: trio.CancelScope) -> 
             pass
     except trio.BrokenResourceError:
         pass
+    scope.cancel()
+
+
+async def _cancel_when_unwanted(control: ControlStream, scope: trio.CancelScope) -> None:
+    """Cancel ``scope`` when the peer stops reading the answer."""
+    await control.send.wait_stopped()
     scope.cancel()
 
 

@@ -145,12 +145,13 @@ class Session:
 
         Leaving the block unsubscribes; unread groups are stopped. Cancelling is leaving.
         """
+        wanted_order = Order(order)
         request = lite.Subscribe(
             subscribe_id=next(self._next_subscribe_id),
             broadcast=broadcast,
             track=track,
             priority=priority,
-            ordered=order == "sequence",
+            ordered=wanted_order is Order.SEQUENCE,
             max_latency=min(max_latency, LONGEST_LATENCY),
             start=start,
             end=end,
@@ -163,7 +164,7 @@ class Session:
             control,
             request,
             info,
-            order=Order(order),
+            order=wanted_order,
             gap_timeout=gap_timeout,
             max_frame_bytes=self._settings.max_frame_bytes,
         )
@@ -411,9 +412,11 @@ async def open_session_over(
     as it is.
     """
     session = Session(connection, version, publish=publish, path=path, settings=settings)
-    try:
-        async with open_scope() as nursery:
-            nursery.start_soon(session.run)
+    async with open_scope() as nursery:
+        nursery.start_soon(session.run)
+        try:
             yield session
-    finally:
-        session.close()
+        finally:
+            # Before the session's tasks end: the peer hears that the session is over, not
+            # that each of its requests has failed.
+            session.close()

@@ -27,7 +27,8 @@ from .group_stream import StreamGroupConsumer
 
 logger = logging.getLogger("moqtrio.session")
 
-_MAX_DROPS = 65536
+_MAX_WAITING = 65536
+"""Groups and drops that may wait for the application; the stream limit is mostly lower."""
 
 
 @attrs.frozen
@@ -95,6 +96,8 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         self._gap_timeout = gap_timeout
         self._max_frame_bytes = max_frame_bytes
         self._wakeup = Wakeup()
+        self._asked = request.start
+        self._late_at: float | None = None
         self._cursor: int | None = None
         self._start: int | None = None
         self._final: int | None = None
@@ -105,7 +108,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         self._queue: deque[Item] = deque()
         self._dropped: list[SubscribeDrop] = []
         self._reading: dict[int, StreamGroupConsumer] = {}
-        self._seen = RangeSet(limit=_MAX_DROPS)
+        self._seen = RangeSet(limit=_MAX_WAITING)
 
     @property
     def subscribe_id(self) -> int:
@@ -136,13 +139,12 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             trio.EndOfChannel: after the last of them.
             RequestError: the publisher ended the subscription, with its code.
             SessionClosed: the session is over.
-            DecodeError: the publisher sent something on the subscription that is not
-                moq-lite.
+            DecodeError, ProtocolError: the publisher sent something on the subscription
+                that is not moq-lite.
 
         Cancelling it loses nothing.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        late_at: float | None = None
         while True:
             item = self._next()
             if item is not None:
@@ -151,15 +153,17 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             self._raise_if_over()
             late = self._late()
             if late is None:
-                late_at = None
+                self._late_at = None
                 await self._wakeup.wait()
                 continue
-            if late_at is None:
-                late_at = trio.current_time() + self._gap_timeout
-            with trio.move_on_at(late_at) as scope:
+            # Kept between calls: who asks again and again with a timeout of their own must
+            # hear of the gap too.
+            if self._late_at is None:
+                self._late_at = trio.current_time() + self._gap_timeout
+            with trio.move_on_at(self._late_at) as scope:
                 await self._wakeup.wait()
             if scope.cancelled_caught:
-                late_at = None
+                self._late_at = None
                 self._give_up(late)
 
     def receive_nowait(self) -> Item:
@@ -180,25 +184,26 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             start: skip ahead to this sequence; going back is not possible.
             priority: 0 to 255; None leaves it as it is.
 
+        Raises ValueError, having changed nothing, where the range or a number is impossible.
         Cancelling it may leave the change half sent; then close the subscription.
         """
-        request = self._request
-        self._request = attrs.evolve(
-            request,
-            start=request.start if start is None else start,
+        request = attrs.evolve(
+            self._request,
+            start=self._request.start if start is None else start,
             end=end,
-            priority=request.priority if priority is None else priority,
+            priority=self._request.priority if priority is None else priority,
         )
         update = SubscribeUpdate(
-            priority=self._request.priority,
-            ordered=self._request.ordered,
-            max_latency=self._request.max_latency,
-            start=self._request.start,
-            end=self._request.end,
-        )
+            priority=request.priority,
+            ordered=request.ordered,
+            max_latency=request.max_latency,
+            start=request.start,
+            end=request.end,
+        ).encode()
+        self._request = request
         if start is not None and self._cursor is not None:
             self._skip_to(start)
-        await self._control.send.send_all(update.encode())
+        await self._control.send.send_all(update)
         self._wakeup.set()
 
     async def aclose(self) -> None:
@@ -232,6 +237,8 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             item = self._queue.popleft() if self._queue else None
         else:
             item = self._next_in_sequence()
+        if item is not None:
+            self._late_at = None
         if isinstance(item, StreamGroupConsumer):
             self._hand_out(item)
         return item
@@ -253,7 +260,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         if not dropped or dropped[0].start > cursor:
             return None
         drop = dropped[0]
-        end = drop.end if self._request.end is None else min(drop.end, self._request.end)
+        end = drop.end if self._last is None else min(drop.end, self._last)
         # A group that came although it was dropped counts as having come.
         end = min([end, *(sequence for sequence in self._arrived if sequence > cursor)])
         self._cursor = end
@@ -284,10 +291,10 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
 
     def _accounted(self) -> bool:
         """Whether every sequence up to the end has come or was dropped (arrival order)."""
-        last = self._last
-        if self._start is None or last is None:
+        first, last = self._cursor, self._last
+        if first is None or last is None:
             return False
-        return self._start >= last or (self._seen.end_of(self._start) or 0) >= last
+        return first >= last or (self._seen.end_of(first) or 0) >= last
 
     def _late(self) -> int | None:
         """Up to where groups are late, or None: those before one that has come, or, once
@@ -310,15 +317,19 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         if self._order is Order.SEQUENCE:
             drop = SubscribeDrop(cursor, end, StreamCode.DELIVERY_TIMEOUT)
             insort(self._dropped, drop, key=_drop_start)
-            return
-        while cursor < end:
-            seen = self._seen.end_of(cursor)
+        else:
+            self._queue_gaps(cursor, end, StreamCode.DELIVERY_TIMEOUT)
+
+    def _queue_gaps(self, start: int, end: int, code: int) -> None:
+        """What has not come of ``[start, end)`` will not come (arrival order)."""
+        at = start
+        while at < end:
+            seen = self._seen.end_of(at)
             if seen is None:
-                gap_end = min(self._seen.next_start(cursor) or end, end)
-                self._queue.append(Gap(cursor, gap_end, StreamCode.DELIVERY_TIMEOUT))
-                self._seen.add(cursor, gap_end)
-                seen = gap_end
-            cursor = seen
+                seen = min(self._seen.next_start(at) or end, end)
+                self._queue.append(Gap(at, seen, code))
+            at = seen
+        self._seen.add(start, end)
 
     def _skip_to(self, start: int) -> None:
         assert self._cursor is not None
@@ -346,6 +357,8 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         elif self._is_late(sequence):
             logger.debug("group %d came too late, or twice", sequence)
             group.stop(StreamCode.OLD)
+        elif len(self._arrived) + len(self._queue) >= _MAX_WAITING:
+            group.stop(StreamCode.TOO_FAR_BEHIND)
         elif self._order is Order.ARRIVAL:
             self._seen.add(sequence, sequence + 1)
             self._queue.append(group)
@@ -354,9 +367,9 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         self._wakeup.set()
 
     def _is_late(self, sequence: int) -> bool:
-        if self._order is Order.ARRIVAL:
-            return sequence in self._seen
-        return sequence in self._arrived or (self._cursor is not None and sequence < self._cursor)
+        if self._cursor is not None and sequence < self._cursor:
+            return True
+        return sequence in (self._seen if self._order is Order.ARRIVAL else self._arrived)
 
     async def read_responses(self) -> None:
         """Follow what the publisher says of the subscription, until it ends."""
@@ -378,6 +391,12 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
                 code=error.code,
             )
         except (DecodeError, ProtocolError) as error:
+            logger.warning(
+                "subscription to %s/%s: bad response: %s",
+                self._request.broadcast,
+                self._request.track,
+                error,
+            )
             self._failure = error
             self._control.reset(StreamCode.MALFORMED)
         except SessionClosed as error:
@@ -389,11 +408,12 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
     def _started(self, start: int) -> None:
         if self._start is not None:
             raise ProtocolError(f"a second SUBSCRIBE_OK: {start} after {self._start}")
-        requested = self._request.start
-        if requested is not None and start < requested:
-            raise ProtocolError(f"SUBSCRIBE_OK names group {start}, below {requested}")
+        if self._asked is not None and start < self._asked:
+            raise ProtocolError(f"SUBSCRIBE_OK names group {start}, below {self._asked}")
         self._start = self._cursor = start
         self._stop_below(start)
+        if self._request.start is not None:  # it may have been raised meanwhile
+            self._skip_to(self._request.start)
 
     def _ended(self, final: int) -> None:
         self._final = final
@@ -404,13 +424,13 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         cursor = self._cursor
         if cursor is None:
             raise ProtocolError("SUBSCRIBE_DROP came before SUBSCRIBE_OK")
+        if drop.end <= cursor:
+            return
+        if len(self._dropped) + len(self._queue) >= _MAX_WAITING:
+            raise ProtocolError(f"more than {_MAX_WAITING} drops that were not read yet")
         if self._order is Order.ARRIVAL:
-            if drop.start not in self._seen:
-                self._queue.append(Gap(drop.start, drop.end, drop.code))
-            self._seen.add(drop.start, drop.end)
-        elif drop.end > cursor:
-            if len(self._dropped) >= _MAX_DROPS:
-                raise ProtocolError(f"more than {_MAX_DROPS} drops that were not read yet")
+            self._queue_gaps(max(drop.start, cursor), drop.end, drop.code)
+        else:
             insort(self._dropped, drop, key=_drop_start)
 
 
