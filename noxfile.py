@@ -108,7 +108,7 @@ def interop(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """Measure; see docs/benchmarks.md. Never part of the tests."""
+    """Measure, beside aioquic and moq-rs in the same run. Never part of the tests."""
     install(session, "interop")
     session.run("python", "-m", "benchmarks", *session.posargs)
 
