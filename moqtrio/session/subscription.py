@@ -27,6 +27,9 @@ from .group_stream import StreamGroupConsumer
 
 logger = logging.getLogger("moqtrio.session")
 
+_IN_A_ROW = 32
+"""Items handed out at once before other tasks get their turn."""
+
 _MAX_WAITING = 65536
 """Groups and drops that may wait for the application; the stream limit is mostly lower."""
 
@@ -96,6 +99,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         self._gap_timeout = gap_timeout
         self._max_frame_bytes = max_frame_bytes
         self._wakeup = Wakeup()
+        self._in_a_row = 0
         self._asked = request.start
         self._late_at: float | None = None
         self._cursor: int | None = None
@@ -142,13 +146,16 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             DecodeError, ProtocolError: the publisher sent something on the subscription
                 that is not moq-lite.
 
-        Cancelling it loses nothing.
+        Cancelling it loses nothing, and is always heeded. Of items that are there already
+        only every 32nd lets other tasks run: that costs more than a small group does.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         while True:
             item = self._next()
             if item is not None:
-                await trio.lowlevel.cancel_shielded_checkpoint()
+                self._in_a_row = (self._in_a_row + 1) % _IN_A_ROW
+                if not self._in_a_row:
+                    await trio.lowlevel.cancel_shielded_checkpoint()
                 return item
             self._raise_if_over()
             late = self._late()
