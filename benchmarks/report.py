@@ -15,6 +15,7 @@ from .shapes import Shape
 PER_FRAMES = 10_000
 MEGABYTE = 1_000_000
 MEBIBYTE = 1 << 20
+NOTHING_EXPECTED = 0.0  # shown for comparison alone
 
 
 @attrs.frozen
@@ -144,10 +145,16 @@ def shape_ratios(
             found.append(Ratio(shape, f"live / aioquic, MB per CPU-second {name}", value, 1.4))
     if moq_rs := ran.get("moq-rs"):
         value = live.frames_per_second / moq_rs.frames_per_second
-        found.append(Ratio(shape, "live / moq-rs, frames/s", value, 0.0 if is_last else 1.0))
+        found.append(
+            Ratio(shape, "live / moq-rs, frames/s", value, NOTHING_EXPECTED if is_last else 1.0)
+        )
+        value = live.frames_per_cpu_second / moq_rs.frames_per_cpu_second
+        found.append(Ratio(shape, "live / moq-rs, frames/CPU s", value, NOTHING_EXPECTED))
     if replay := ran.get("moqtrio replay"):
         value = replay.megabytes_per_second / live.megabytes_per_second
         found.append(Ratio(shape, "replay / live, MB/s", value, 0.8))
+        value = replay.frames_per_cpu_second / live.frames_per_cpu_second
+        found.append(Ratio(shape, "replay / live, frames/CPU s", value, NOTHING_EXPECTED))
     return found
 
 

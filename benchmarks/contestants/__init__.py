@@ -15,7 +15,7 @@ import attrs
 from ..job import Job
 from ..shapes import Shape
 
-MAX_OUTSTANDING_BYTES = 16 * 1024 * 1024
+MAX_OUTSTANDING_BYTES = 4 * 1024 * 1024
 MIN_OUTSTANDING_GROUPS = 8
 
 
