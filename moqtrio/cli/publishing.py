@@ -63,7 +63,7 @@ class FrameWriter:
             self.bytes += len(payload)
             self._left -= 1
             if not self._left:
-                self._finish_group()
+                self.finish_group()
         self.frames += len(payloads)
 
     async def wait_store(self) -> None:
@@ -75,10 +75,11 @@ class FrameWriter:
 
     def finish(self) -> None:
         """No more frames."""
-        self._finish_group()
+        self.finish_group()
         self._track.finish()
 
-    def _finish_group(self) -> None:
+    def finish_group(self) -> None:
+        """End the open group, if there is one: the next frame begins another."""
         if self._group is not None:
             self._group.finish()
             self._group = None
@@ -99,8 +100,13 @@ class Publication:
         writer = FrameWriter(self.track, self.options.group_frames)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._report, writer, output, json)
-            while payloads := await self.reader.receive_batch():
-                await self._publish(writer, payloads)
+            try:
+                while payloads := await self.reader.receive_batch():
+                    await self._publish(writer, payloads)
+            finally:
+                # Also when interrupted: what was published of it is whole lines, and only a
+                # group that has ended can be replayed to its end.
+                writer.finish_group()
             writer.finish()
             if not self.options.exit:
                 await trio.sleep_forever()

@@ -385,6 +385,29 @@ async def test_a_subscriber_says_how_to_go_on_when_the_server_leaves() -> None:
     assert "--from 1 to go on" in done.err
 
 
+async def test_what_was_published_before_an_interruption_is_replayed(tmp_path: Path) -> None:
+    store = ("--store", str(tmp_path / "store"), "--group-frames", "10")
+    async with (
+        serving(*store, stdin=subprocess.PIPE) as server,
+        running_moqtrio(
+            "subscribe", server.url, "b", "t", *server.pinned, "--from", "oldest"
+        ) as subscriber,
+    ):
+        stdin = server.running.process.stdin
+        assert stdin is not None
+        await stdin.send_all(b"one\ntwo\n")
+        assert await subscriber.read_line() == b"one\n"
+        assert await subscriber.read_line() == b"two\n"
+        await assert_interrupted(server.running)
+    async with serving("--input", "/dev/null", *store) as server:
+        done = await server.subscribe("--from", "oldest", "--json")
+    assert done.code == 0
+    assert done.messages == [
+        {"type": "group", "sequence": 0, "frames": 2, "bytes": 6},
+        {"type": "end", "sequence": 1},
+    ]
+
+
 async def test_telemetry() -> None:
     async with serving("--input", "telemetry", "--seconds", "200ms") as server:
         done = await server.subscribe("--from", "oldest")
