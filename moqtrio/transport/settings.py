@@ -93,7 +93,8 @@ class TransportSettings:
     keylog_file: Path | None = attrs.field(
         factory=_keylog_from_environment, converter=attrs.converters.optional(Path)
     )
-    #: Where one qlog file per connection is written; None writes none.
+    #: Where one qlog file per connection is written when it ends, with its last 20,000
+    #: events; None writes none. For debugging: it is slow and takes memory.
     qlog_directory: Path | None = attrs.field(
         default=None, converter=attrs.converters.optional(Path)
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import ssl
+from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
 from aioquic.quic.configuration import QuicConfiguration
-from aioquic.quic.logger import QuicFileLogger
+from aioquic.quic.logger import QuicFileLogger, QuicLoggerTrace
 
 from ..settings import TransportSettings
 from ..tls import ClientTls, ServerTls
@@ -16,6 +17,22 @@ from .endpoint import CONNECTION_ID_LENGTH
 
 # RFC 9221 section 3: how to say that any size that fits a packet is fine.
 _ANY_DATAGRAM = 65535
+# A trace is held in memory until its connection ends.
+_QLOG_EVENTS = 20_000
+
+
+class QlogFiles(QuicFileLogger):
+    """Writes one file per connection: its last events."""
+
+    def start_trace(self, is_client: bool, odcid: bytes) -> QuicLoggerTrace:
+        """A new trace, with room for so many events."""
+        trace = super().start_trace(is_client=is_client, odcid=odcid)
+        trace._events = deque(maxlen=_QLOG_EVENTS)
+        return trace
+
+    def forget(self, trace: QuicLoggerTrace) -> None:
+        """Drop a trace without writing it."""
+        self._traces.remove(trace)
 
 
 @contextmanager
@@ -74,7 +91,7 @@ def _common(
     qlog = None
     if settings.qlog_directory is not None:
         settings.qlog_directory.mkdir(parents=True, exist_ok=True)
-        qlog = QuicFileLogger(str(settings.qlog_directory))
+        qlog = QlogFiles(str(settings.qlog_directory))
     return {
         "alpn_protocols": list(alpn),
         "congestion_control_algorithm": settings.congestion_control,

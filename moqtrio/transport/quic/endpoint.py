@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -40,8 +41,9 @@ class Endpoint:
         self._ids_of: dict[QuicConnection, set[bytes]] = {}
         self._dirty: dict[QuicConnection, None] = {}
         # Deadlines, earliest first. A connection has an entry only if it is earlier than
-        # all it already has: timers mostly move later, and then nothing is done.
-        self._timers: list[tuple[float, int, QuicConnection]] = []
+        # all it already has: timers mostly move later, and then nothing is done. Entries
+        # of connections that are gone stay until their time, so they keep nothing alive.
+        self._timers: list[tuple[float, int, weakref.ref[QuicConnection]]] = []
         self._timer_order = itertools.count()
         self._pump_task: trio.lowlevel.Task | None = None
         self._pump_sleeps_until = _NEVER
@@ -81,8 +83,15 @@ class Endpoint:
         for connection_id in self._ids_of.pop(connection, ()):
             del self._by_id[connection_id]
         self._dirty.pop(connection, None)
+        connection._engine.end_log()
 
     # Driving
+
+    def send(self, datagrams: list[tuple[bytes, Any]]) -> None:
+        """Send now, or as soon as the socket takes more."""
+        self.socket.send(datagrams)
+        if self.socket.blocked:
+            self._unblocked.unpark_all()
 
     def mark_dirty(self, connection: QuicConnection) -> None:
         """There may be something to send: flush it soon."""
@@ -103,7 +112,6 @@ class Endpoint:
         for connection in tuple(self._ids_of):
             connection.close(code, reason)
             self._guarded(connection, self._flush, connection, now)
-            connection._engine.end_log()
             self._remove(connection)
 
     async def _receive_forever(self) -> None:
@@ -169,8 +177,7 @@ class Endpoint:
             now = trio.current_time()
             self._serving = True
             try:
-                due = self._fire_timers(now)
-                self._flush_all(due | self._dirty, now)
+                self._flush_all(self._fire_timers(now) | self._dirty, now)
             finally:
                 self._serving = False
 
@@ -209,7 +216,7 @@ class Endpoint:
         if deadline == _NEVER:
             return
         entries.append(deadline)
-        heapq.heappush(self._timers, (deadline, next(self._timer_order), connection))
+        heapq.heappush(self._timers, (deadline, next(self._timer_order), weakref.ref(connection)))
         if deadline < self._pump_sleeps_until and not self._serving:
             self._wake_pump()
 
@@ -217,10 +224,10 @@ class Endpoint:
         due: dict[QuicConnection, None] = {}
         timers = self._timers
         while timers and timers[0][0] <= now:
-            connection = heapq.heappop(timers)[2]
-            connection._timer_entries.pop()
-            if connection not in self._ids_of:
+            connection = heapq.heappop(timers)[2]()
+            if connection is None or connection not in self._ids_of:
                 continue
+            connection._timer_entries.pop()
             if connection.deadline() <= now:
                 self._guarded(connection, connection.fire, now)
                 self._guarded(connection, connection.settle)
@@ -244,9 +251,7 @@ class Endpoint:
             return
         datagrams = connection.flush(now)
         if datagrams:
-            self.socket.send(datagrams)
-            if self.socket.blocked:
-                self._unblocked.unpark_all()
+            self.send(datagrams)
         if connection._engine.terminated:
             self._remove(connection)
         else:

@@ -130,7 +130,8 @@ class Acceptor:
                 destination_cid=header.source_cid,
                 supported_versions=self._configuration.supported_versions,
             )
-            endpoint.socket.send([(answer, address)])
+            if not endpoint.socket.blocked:
+                endpoint.send([(answer, address)])
             return None
         # RFC 9000 section 7.2: a client's first connection id has 8 bytes or more.
         if header.packet_type != QuicPacketType.INITIAL or len(header.destination_cid) < 8:

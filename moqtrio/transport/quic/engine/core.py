@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from aioquic._buffer import Buffer
@@ -13,6 +14,8 @@ from ...settings import TransportSettings
 from ...tls import CertificatePin
 from .sending import DATAGRAM_FRAME_HEADER, SHORT_HEADER_AND_SEAL, SendingEngine
 from .stream import EngineOwner, EngineStream
+
+logger = logging.getLogger("moqtrio.transport")
 
 _LARGEST_REASON = 256
 
@@ -117,10 +120,17 @@ class Engine(SendingEngine):
         self.close(error_code=max(0, code), reason_phrase=short)
 
     def end_log(self) -> None:
-        """Write the qlog of a connection that will not live to its own end."""
-        if self._quic_logger is not None:
-            self._configuration.quic_logger.end_trace(self._quic_logger)
-            self._quic_logger = None
+        """Write the qlog, unless that was done or nothing was ever understood."""
+        trace, self._quic_logger = self._quic_logger, None
+        if trace is None:
+            return
+        if self._is_client or self.heard:
+            try:
+                self._configuration.quic_logger.end_trace(trace)
+            except OSError as error:
+                logger.warning("a qlog could not be written: %s", error)
+        else:
+            self._configuration.quic_logger.forget(trace)
 
     def ping(self) -> None:
         """Send a packet the peer has to acknowledge."""
