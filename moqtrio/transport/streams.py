@@ -346,11 +346,13 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         return data
 
     def peek_nowait(self) -> bytes:
-        if len(self._chunks) > 1:
-            data = b"".join(self._chunks)
-            self._chunks.clear()
-            self._chunks.append(data)
-        return self._chunks[0] if self._chunks else self._receive_nothing()
+        chunks = self._chunks
+        if len(chunks) > 1 or self._head:
+            data = b"".join(chunks)[self._head :]
+            chunks.clear()
+            chunks.append(data)
+            self._head = 0
+        return chunks[0] if chunks else self._receive_nothing()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if max_bytes is not None and operator.index(max_bytes) < 1:

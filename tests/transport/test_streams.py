@@ -467,3 +467,15 @@ async def test_statistics_count_what_is_buffered(pair: Pair) -> None:
         receiver = await far.accept_uni()
         receiver.receive_nowait(3000)
         assert far.statistics().receive_buffered == 2000
+
+
+async def test_peeking_after_a_part_was_taken(pair: Pair) -> None:
+    async with pair() as (near, far):
+        sender = await near.open_uni()
+        await sender.send_all(b"0123456789")
+        receiver = await far.accept_uni()
+        assert await receiver.receive_some(4) == b"0123"
+        assert receiver.peek_nowait() == b"456789"
+        assert receiver.receive_nowait(2) == b"45"
+        assert receiver.peek_nowait() == b"6789"
+        assert receiver.receive_nowait() == b"6789"
