@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import trio
 
 from ..errors import SessionClosed
-from .connection import URGENT, BidiStream, Connection, ReceiveStream, SendStream
+from .connection import BidiStream, Connection, ReceiveStream, SendStream
 from .settings import TransportSettings
 from .streams import ReceiveHalf, SendHalf
 
@@ -129,7 +129,7 @@ class ConnectionBase(Connection):
         drained = [
             stream
             for stream in self._starved_streams
-            if stream._unsent() <= low and (all_low or stream._priority >= URGENT)
+            if (own := stream._unsent()) <= low and (all_low or stream._goes_first(own))
         ]
         for stream in drained:
             stream._drained()

@@ -64,7 +64,9 @@ class SendStream(trio.abc.SendStream):
 
         Raises :exc:`trio.WouldBlock`, having taken nothing, while the stream's or the
         connection's unsent bytes are above the high-water mark. The mark is soft: below
-        it, a call is taken whole, so keep ``data`` to some 64 KiB.
+        it, a call is taken whole, so keep ``data`` to some 64 KiB. The connection's mark
+        does not hold back a stream that has begun and has nothing unsent: whoever reads may
+        have to finish with it before giving other streams credit.
         """
 
     @abc.abstractmethod

@@ -58,6 +58,7 @@ class SendHalf(SendStream, _Sleeper):
 
     __slots__ = (
         "_accepting",
+        "_begun",
         "_connection",
         "_finished",
         "_priority",
@@ -74,6 +75,7 @@ class SendHalf(SendStream, _Sleeper):
         self._connection = connection
         self._stream_id = stream_id
         self._accepting = True
+        self._begun = False
         self._finished = False
         self._settled = False
         self._starved = False
@@ -137,6 +139,7 @@ class SendHalf(SendStream, _Sleeper):
         if finish:
             self._accepting = False
             self._finished = True
+        self._begun = True
         self._transmit(data if type(data) is bytes else bytes(data), finish)
 
     async def send_all(self, data: Buffer) -> None:
@@ -148,6 +151,7 @@ class SendHalf(SendStream, _Sleeper):
             with memoryview(data) as view, view.cast("B") as octets:
                 for start in range(0, len(octets), _SEND_ALL_CHUNK):
                     await self._wait_writable()
+                    self._begun = True
                     self._transmit(bytes(octets[start : start + _SEND_ALL_CHUNK]), False)
         finally:
             self._busy = False
@@ -210,15 +214,23 @@ class SendHalf(SendStream, _Sleeper):
     def _is_full(self) -> bool:
         """Whether a write must wait; if so, this stream is told when it need not."""
         connection = self._connection
-        settings = connection._settings
-        if self._unsent() < settings.stream_send_high and (
-            self._priority >= URGENT or not connection._is_congested(connection._unsent())
+        unsent = self._unsent()
+        if unsent < connection._settings.stream_send_high and (
+            not connection._is_congested(connection._unsent()) or self._goes_first(unsent)
         ):
             return False
         if not self._starved:
             self._starved = True
             connection._starved_streams[self] = None
         return True
+
+    def _goes_first(self, unsent: int) -> bool:
+        """Whether what other streams have unsent holds this one back no more.
+
+        One that has begun, and has nothing left to send, may be what the peer's reader
+        waits for before it gives the others credit.
+        """
+        return self._priority >= URGENT or (self._begun and not unsent)
 
     def _leave_starved(self) -> None:
         if self._starved:

@@ -144,7 +144,9 @@ class SchedulingEngine(StockConnection):  # type: ignore[misc]  # see stock.py
         self._data_consumed += count
         limit = self._local_max_data
         value = self._data_consumed + self._connection_window
-        if value - limit.value >= self._connection_window // 2 + 1:
+        # Once the peer has less left than it would get. Half a window would not do: streams
+        # that nobody reads may keep the others from ever coming to that much.
+        if value - limit.value > limit.value - limit.used:
             limit.value = value
             return True
         return False
