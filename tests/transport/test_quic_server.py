@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
@@ -287,6 +288,26 @@ async def test_ipv6_and_everywhere() -> None:
                 host, listener.port, alpn=[ALPN], tls=pinned(), settings=plain_settings()
             ) as connection:
                 assert await ask(connection, b"hello") == b"hello"
+        nursery.cancel_scope.cancel()
+
+
+async def test_everywhere_is_ipv4_where_there_is_no_ipv6(monkeypatch: pytest.MonkeyPatch) -> None:
+    class OldSocket(socket.socket):
+        def __init__(self, family: int = -1, *arguments: Any, **options: Any) -> None:
+            if family == socket.AF_INET6:
+                number = errno.EAFNOSUPPORT
+                raise OSError(number, os.strerror(number))
+            super().__init__(family, *arguments, **options)
+
+    monkeypatch.setattr(socket, "socket", OldSocket)
+    async with trio.open_nursery() as nursery:
+        listener = await start_server(nursery, echo, host="")
+        assert listener.addresses == (("0.0.0.0", listener.port),)
+        async with opened(listener) as connection:
+            assert await ask(connection, b"hello") == b"hello"
+        with pytest.RaisesGroup(pytest.RaisesExc(ConnectError), flatten_subgroups=True):
+            async with trio.open_nursery() as other:
+                await start_server(other, echo, host="::1")
         nursery.cancel_scope.cancel()
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import sys
 from collections.abc import AsyncIterator
+from typing import Any, ClassVar
 
 import pytest
 import trio
@@ -130,3 +133,51 @@ async def test_a_datagram_too_large_is_a_datagram_lost(
     server, client = sockets
     client.send([(bytes(70_000), server.address), (b"next", server.address)])
     assert await take(server, 1) == [b"next"]
+
+
+class Reporting(socket.socket):
+    """A socket whose next reads report what routers said, as firewalls make them do."""
+
+    reports: ClassVar[list[int]] = []
+
+    def recvmsg(self, *arguments: Any) -> Any:
+        if self.reports:
+            number = self.reports.pop()
+            raise OSError(number, os.strerror(number))
+        return super().recvmsg(*arguments)
+
+
+async def test_what_routers_report_is_survived() -> None:
+    raw = Reporting(socket.AF_INET, socket.SOCK_DGRAM)
+    raw.bind(("127.0.0.1", 0))
+    sock = UdpSocket(raw, buffer_size=8192, peer=None)
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            for number in (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENOPROTOOPT, errno.ENOMEM):
+                raw.reports.append(number)
+                other.sendto(b"data", sock.address)
+                assert await take(sock, 1) == [b"data"]
+            assert not sock.refused
+            raw.reports.append(errno.EBADF)
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                sock.receive(64)
+    finally:
+        sock.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="segmentation offload is Linux's")
+async def test_an_absent_peer_does_not_end_segmentation() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        nobody = taken.getsockname()
+    raw = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    raw.connect(nobody)
+    sock = UdpSocket(raw, buffer_size=8192, peer=nobody)
+    try:
+        sock.send([(b"hello?", nobody)])
+        await sock.wait_readable()  # the refusal is there, and the next call reports it
+        sock.send([(bytes(100), nobody)] * 10)
+        assert sock.refused
+        assert sock._gso
+    finally:
+        sock.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,6 +31,9 @@ from .udp import DatagramSocket, UdpSocket
 logger = logging.getLogger("moqtrio.transport")
 
 Handler = Callable[[Connection], Awaitable[object]]
+
+# How a machine without IPv6 says so.
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
 
 @attrs.frozen
@@ -63,7 +67,8 @@ async def serve_quic(
 
     Args:
       handler: what to do with a connection whose handshake is over.
-      host: a name or an IP address; None, "" or "::" listen everywhere.
+      host: a name or an IP address. None or "" listen everywhere, "::" too where there
+        is IPv6.
       port: the UDP port; 0 picks a free one.
       alpn: the application protocols spoken, the preferred one first.
       tls: the certificate.
@@ -191,9 +196,11 @@ def _is_wholly(error: Exception, kind: type[Exception]) -> bool:
 async def _open_sockets(
     host: str | None, port: int, settings: TransportSettings
 ) -> list[UdpSocket]:
+    if not host:
+        return [_bind_everywhere(port, settings)]
     try:
         found = await trio.socket.getaddrinfo(
-            host or "::", port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+            host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
         )
     except OSError as error:
         raise ConnectError(f"cannot find the address of {host!r}: {error.strerror}") from error
@@ -210,15 +217,27 @@ async def _open_sockets(
     return sockets
 
 
-def _bind(family: int, address: Any, settings: TransportSettings) -> UdpSocket:
-    sock = socket.socket(family, socket.SOCK_DGRAM)
+def _bind_everywhere(port: int, settings: TransportSettings) -> UdpSocket:
     try:
+        return _bind(socket.AF_INET6, ("::", port), settings)
+    except ConnectError as error:
+        cause = error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in _NO_IPV6:
+            raise
+    return _bind(socket.AF_INET, ("0.0.0.0", port), settings)
+
+
+def _bind(family: int, address: Any, settings: TransportSettings) -> UdpSocket:
+    sock = None
+    try:
+        sock = socket.socket(family, socket.SOCK_DGRAM)
         if family == socket.AF_INET6:
             # "::" takes IPv4 too; any other address is IPv6 alone.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
         sock.bind(address)
     except OSError as error:
-        sock.close()
+        if sock is not None:
+            sock.close()
         raise ConnectError(
             f"cannot listen on UDP {format_address(address)}: {error.strerror}"
         ) from error

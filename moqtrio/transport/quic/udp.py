@@ -31,6 +31,10 @@ _ANCILLARY_SPACE = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
 _MAX_QUEUED_BYTES = 4 << 20
 
 _REFUSED = (errno.ECONNREFUSED, errno.ECONNRESET)
+# The socket itself is of no use. Any other error is the network's, and passes.
+_BROKEN = (errno.EBADF, errno.ENOTSOCK, errno.EINVAL, errno.EFAULT, errno.ENOTCONN)
+# How kernels and drivers say that they cannot cut a buffer into segments.
+_NO_SEGMENTATION = (errno.EINVAL, errno.EIO, errno.EMSGSIZE, errno.ENOPROTOOPT, errno.EOPNOTSUPP)
 
 
 class DatagramSocket(Protocol):
@@ -123,10 +127,10 @@ class UdpSocket:
             except (BlockingIOError, InterruptedError):
                 break
             except OSError as error:
-                if error.errno not in _REFUSED:
+                if error.errno in _BROKEN:
                     raise
-                self.refused = True
-                continue
+                self._note_failure(error)
+                break
             if address is None or self._peer is not None:
                 address = self._peer
             if ancillary:
@@ -156,7 +160,7 @@ class UdpSocket:
                 self._enqueue(datagrams, index)
                 return
             except OSError as error:
-                if stop - index > 1:
+                if stop - index > 1 and error.errno in _NO_SEGMENTATION:
                     # Some drivers and tunnels refuse segmentation: never again here.
                     self._gso = False
                     continue
@@ -216,11 +220,12 @@ class UdpSocket:
             self._queued_bytes += len(item[0])
 
     def _note_failure(self, error: OSError) -> None:
-        """A datagram that cannot be sent is a datagram lost: QUIC copes."""
+        """A datagram that cannot be sent is a datagram lost: QUIC copes. Reading may report
+        it only later."""
         if error.errno in _REFUSED:
             self.refused = True
         else:
-            logger.debug("a datagram could not be sent: %s", error)
+            logger.debug("a datagram was lost: %s", error)
 
 
 def _segment_size(ancillary: list[tuple[int, int, bytes]]) -> int:
