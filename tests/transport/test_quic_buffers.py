@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from moqtrio.transport.quic.buffers import (
     MAX_PIECES,
     Frame,
+    PieceCount,
     ReceiveBuffer,
     SendBuffer,
     TooManyPieces,
@@ -28,7 +29,7 @@ FAR = 1 << 40
 def test_what_is_sent_and_lost_arrives_all_the_same(
     writes: list[bytes], fates: list[tuple[int, bool, bool]]
 ) -> None:
-    sender, receiver = SendBuffer(), ReceiveBuffer()
+    sender, receiver = SendBuffer(), ReceiveBuffer(PieceCount())
     for data in writes:
         sender.write(data, False)
     sender.write(b"", True)
@@ -61,7 +62,7 @@ def test_what_is_sent_and_lost_arrives_all_the_same(
     cuts=st.lists(st.tuples(st.integers(0, 199), st.integers(1, 80)), max_size=60),
 )
 def test_overlapping_frames_in_any_order(data: bytes, cuts: list[tuple[int, int]]) -> None:
-    receiver = ReceiveBuffer()
+    receiver = ReceiveBuffer(PieceCount())
     arrived = b""
     for start, length in cuts:
         start = min(start, len(data) - 1)
@@ -118,14 +119,14 @@ def test_a_reset_forgets_what_was_to_be_sent() -> None:
     ],
 )
 def test_a_changed_end_is_noticed(frames: list[Frame]) -> None:
-    receiver = ReceiveBuffer()
+    receiver = ReceiveBuffer(PieceCount())
     receiver.feed(*frames[0])
     with pytest.raises(WrongFinalSize):
         receiver.feed(*frames[1])
 
 
 def test_a_reset_must_agree_with_what_came() -> None:
-    receiver = ReceiveBuffer()
+    receiver = ReceiveBuffer(PieceCount())
     receiver.feed(0, b"abcd", False)
     with pytest.raises(WrongFinalSize):
         receiver.reset(3)
@@ -134,7 +135,7 @@ def test_a_reset_must_agree_with_what_came() -> None:
 
 
 def test_crumbs_do_not_eat_memory() -> None:
-    receiver = ReceiveBuffer()
+    receiver = ReceiveBuffer(PieceCount())
     for number in range(MAX_PIECES):
         receiver.feed(1 + 2 * number, b"x", False)
     with pytest.raises(TooManyPieces):

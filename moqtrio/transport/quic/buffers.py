@@ -11,14 +11,14 @@ from bisect import bisect_right
 from collections import deque
 
 # A window of 16 MiB in packets of 1200 bytes, every other one lost, makes 7,000 pieces.
-# More than this is a peer sending crumbs to use up memory.
+# More than this, on all streams of a connection, is a peer sending crumbs to use up memory.
 MAX_PIECES = 16384
 
 Frame = tuple[int, bytes, bool]
 
 
 class TooManyPieces(Exception):
-    """The peer sent more disjoint pieces of one stream than any loss explains."""
+    """The peer sent more disjoint pieces than any loss explains."""
 
 
 class WrongFinalSize(Exception):
@@ -162,10 +162,20 @@ class SendBuffer:
             self._end_pending = False
 
 
+class PieceCount:
+    """How many pieces that came out of order the streams of a connection hold."""
+
+    __slots__ = ("held",)
+
+    def __init__(self) -> None:
+        self.held = 0
+
+
 class ReceiveBuffer:
     """The receiving part of a stream (RFC 9000 section 3.2)."""
 
     __slots__ = (
+        "_count",
         "_final_size",
         "_offsets",
         "_pieces",
@@ -176,7 +186,8 @@ class ReceiveBuffer:
         "stop_pending",
     )
 
-    def __init__(self) -> None:
+    def __init__(self, count: PieceCount) -> None:
+        self._count = count
         self._final_size: int | None = None
         self._offsets: list[int] = []  # sorted; the keys of _pieces
         self._pieces: dict[int, bytes] = {}  # disjoint, all beyond `delivered`
@@ -242,8 +253,9 @@ class ReceiveBuffer:
             after = offsets[index] if index < len(offsets) else stop
             gap = data[: after - offset] if after < stop else data
             if gap:
-                if len(offsets) >= MAX_PIECES:
+                if self._count.held >= MAX_PIECES:
                     raise TooManyPieces
+                self._count.held += 1
                 offsets.insert(index, offset)
                 pieces[offset] = gap
                 index += 1
@@ -265,6 +277,7 @@ class ReceiveBuffer:
             self.delivered += len(piece)
         if parts:
             del self._offsets[: len(parts)]
+            self._count.held -= len(parts)
         return b"".join(parts)
 
     def reset(self, final_size: int) -> bool:
@@ -274,6 +287,7 @@ class ReceiveBuffer:
         if self.is_finished:
             return False
         self.is_finished = True
+        self._count.held -= len(self._offsets)
         self._pieces.clear()
         self._offsets.clear()
         return True

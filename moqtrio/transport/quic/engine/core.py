@@ -8,6 +8,7 @@ from typing import Any
 from aioquic._buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnectionState
+from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import AlertBadCertificate
 
 from ...settings import TransportSettings
@@ -115,9 +116,18 @@ class Engine(SendingEngine):
     # Commands
 
     def shut(self, code: int, reason: str) -> None:
-        """Close for the application; an overlong reason is cut to fit a packet."""
-        short = reason.encode()[:_LARGEST_REASON].decode(errors="ignore")
-        self.close(error_code=max(0, code), reason_phrase=short)
+        """Close for the application."""
+        self.close(error_code=max(0, code), reason_phrase=reason)
+
+    def close(
+        self,
+        error_code: int = QuicErrorCode.NO_ERROR,
+        frame_type: int | None = None,
+        reason_phrase: str = "",
+    ) -> None:
+        """Close; an overlong reason is cut to fit a packet. Some quote the peer."""
+        short = reason_phrase.encode()[:_LARGEST_REASON].decode(errors="ignore")
+        super().close(error_code=error_code, frame_type=frame_type, reason_phrase=short)
 
     def end_log(self) -> None:
         """Write the qlog, unless that was done or nothing was ever understood."""

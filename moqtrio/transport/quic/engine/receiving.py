@@ -14,6 +14,9 @@ from ..buffers import ReceiveBuffer, SendBuffer, TooManyPieces, WrongFinalSize
 from .scheduling import SchedulingEngine
 from .stream import FINISHED_SENDER, EngineStream
 
+# A handshake is some packets long, and some clients cut theirs up for sport.
+_MAX_CRYPTO_PIECES = 256
+
 
 class ReceivingEngine(SchedulingEngine):
     """Overrides what aioquic does with frames that touch streams."""
@@ -62,7 +65,7 @@ class ReceivingEngine(SchedulingEngine):
             stream_id,
             order,
             sender=FINISHED_SENDER if uni else SendBuffer(),
-            receiver=ReceiveBuffer(),
+            receiver=ReceiveBuffer(self._pieces),
             local_window=(
                 self._local_max_stream_data_uni if uni else self._local_max_stream_data_bidi_remote
             ),
@@ -126,6 +129,16 @@ class ReceivingEngine(SchedulingEngine):
                 reason_phrase=f"Over {'stream' if over_stream else 'connection'} data limit",
             )
         limit.used += newly
+
+    def _handle_crypto_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
+        super()._handle_crypto_frame(context, frame_type, buf)
+        # aioquic bounds the bytes; what it does per piece takes time for every other one.
+        if len(self._crypto_streams[context.epoch].receiver._ranges) > _MAX_CRYPTO_PIECES:
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
+                frame_type=frame_type,
+                reason_phrase="The handshake came in too many pieces",
+            )
 
     def _handle_reset_stream_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
         stream_id = buf.pull_uint_var()

@@ -8,10 +8,12 @@ from typing import Any
 from aioquic.quic.configuration import QuicConfiguration
 
 from ...settings import TransportSettings
-from ..buffers import ReceiveBuffer, SendBuffer
+from ..buffers import PieceCount, ReceiveBuffer, SendBuffer
 from ..pacing import SlowStartExit, TickPacer
 from .stock import StockConnection
 from .stream import FINISHED_RECEIVER, EngineOwner, EngineStream
+
+_SPARE_ENTRIES = 64
 
 
 class SchedulingEngine(StockConnection):  # type: ignore[misc]  # see stock.py
@@ -51,6 +53,7 @@ class SchedulingEngine(StockConnection):  # type: ignore[misc]  # see stock.py
         ):
             limit.value = limit.sent = value
         self._data_consumed = 0
+        self._pieces = PieceCount()
         self._stream_order = 0
         # Streams with something to send: (-priority, order, stream). An entry that is
         # not its stream's own any more is skipped when it comes up.
@@ -87,7 +90,7 @@ class SchedulingEngine(StockConnection):  # type: ignore[misc]  # see stock.py
             stream_id,
             order,
             sender=SendBuffer(),
-            receiver=FINISHED_RECEIVER if uni else ReceiveBuffer(),
+            receiver=FINISHED_RECEIVER if uni else ReceiveBuffer(self._pieces),
             local_window=local_window,
             remote_window=remote_window,
         )
@@ -104,6 +107,7 @@ class SchedulingEngine(StockConnection):  # type: ignore[misc]  # see stock.py
         """Send RESET_STREAM, once, unless everything arrived already."""
         self.unsent -= stream.sender.unsent
         self._count_stuck(stream, 0)
+        self._out_of_data_credit.pop(stream, None)
         stream.sender.reset(error_code)
         if stream.sender.reset_pending:
             self._control[stream] = None
@@ -154,7 +158,12 @@ class SchedulingEngine(StockConnection):  # type: ignore[misc]  # see stock.py
     def _enqueue(self, stream: EngineStream) -> None:
         entry = (-stream.priority, stream.order, stream)
         stream.entry = entry
-        heapq.heappush(self._sendable, entry)
+        sendable = self._sendable
+        heapq.heappush(sendable, entry)
+        if len(sendable) > 2 * len(self._streams) + _SPARE_ENTRIES:
+            # Streams were moved or given up, and nothing was sent that would meet them.
+            sendable[:] = [each for each in sendable if each[2].entry is each]
+            heapq.heapify(sendable)
 
     def _count_stuck(self, stream: EngineStream, unsent: int) -> None:
         self.stuck += unsent - stream.stuck

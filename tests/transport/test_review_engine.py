@@ -1,0 +1,105 @@
+"""The engine against a hostile peer: what it makes us keep, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+from aioquic.buffer import encode_uint_var
+from aioquic.quic.packet import QuicErrorCode
+
+from moqtrio.transport.quic import buffers
+from moqtrio.transport.quic.engine import Engine
+
+from .test_quic_engine import CLIENT, Pair
+
+
+def crumb(stream_id: int, offset: int, data: bytes = b"x") -> bytes:
+    """A STREAM frame with an offset and a length."""
+    return (
+        b"\x0e"
+        + encode_uint_var(stream_id)
+        + encode_uint_var(offset)
+        + encode_uint_var(len(data))
+        + data
+    )
+
+
+def crypto_crumb(offset: int) -> bytes:
+    return b"\x06" + encode_uint_var(offset) + b"\x01x"
+
+
+def close_code(engine: Engine) -> int | None:
+    cause = engine.close_cause
+    return None if cause is None else cause[0]
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_crumbs_are_counted_over_all_streams(
+    monkeypatch: pytest.MonkeyPatch, fast_path: bool
+) -> None:
+    monkeypatch.setattr(buffers, "MAX_PIECES", 100)
+    pair = Pair(fast_path=fast_path)
+    for number in range(10):
+        pair.send_raw(b"".join(crumb(4 * number + 2, 2 * index + 1) for index in range(10)))
+    assert close_code(pair.server) is None
+    pair.send_raw(crumb(4 * 20 + 2, 1))
+    assert close_code(pair.server) == QuicErrorCode.INTERNAL_ERROR
+
+
+def test_crumbs_that_find_their_place_count_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buffers, "MAX_PIECES", 100)
+    pair = Pair()
+    for number in range(30):
+        stream_id = 4 * number + 2
+        pair.send_raw(b"".join(crumb(stream_id, 2 * index + 1) for index in range(40)))
+        if number % 2:
+            pair.send_raw(crumb(stream_id, 0, bytes(200)))
+        else:
+            pair.send_raw(b"\x04" + encode_uint_var(stream_id) + b"\x00\x40\xc8")
+    assert close_code(pair.server) is None
+    assert pair.server._pieces.held == 0
+
+
+def test_crypto_crumbs_are_refused() -> None:
+    pair = Pair()
+    for packet in range(40):
+        first = 1 + packet * 400
+        pair.send_raw(b"".join(crypto_crumb(first + 2 * index) for index in range(200)))
+    assert close_code(pair.server) == QuicErrorCode.CRYPTO_BUFFER_EXCEEDED
+
+
+def test_streams_given_up_while_the_peer_gives_no_credit_are_forgotten() -> None:
+    pair = Pair(connection_window=1000, max_streams_uni=10_000)
+    engine = pair.client
+    for _ in range(200):
+        stream = engine.open_stream(uni=True)
+        engine.write(stream, bytes(100), False)
+        pair.round_trip()
+        engine.abandon(stream, 1)
+        pair.round_trip()
+    pair.round_trip()
+    assert engine.streams_open == 0
+    assert len(engine._out_of_data_credit) == 0
+
+
+def test_streams_given_up_or_moved_while_nothing_can_be_sent_leave_no_trace() -> None:
+    pair = Pair(max_streams_uni=10_000)
+    engine = pair.client
+    oldest = engine.open_stream(uni=True)
+    engine.write(oldest, bytes(1_000_000), True)
+    held_up = engine.transmit(pair.now)  # fills the congestion window
+    for number in range(10_000):
+        engine.prioritise(oldest, number % 2)
+    assert len(engine._sendable) < 500
+    for data, _ in held_up:
+        pair.server.receive_datagram(data, CLIENT, pair.now)
+    for _ in range(60):
+        pair.round_trip()
+    assert pair.far.received == {2: bytes(1_000_000)}
+
+
+def test_a_long_reason_does_not_keep_an_error_from_being_told() -> None:
+    pair = Pair()
+    code = QuicErrorCode.PROTOCOL_VIOLATION
+    pair.client.close(error_code=code, frame_type=0, reason_phrase="é" * 5000)
+    pair.round_trip()
+    assert close_code(pair.server) == code
