@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -229,4 +228,12 @@ def start_python(script: str, arguments: Iterable[object]) -> subprocess.Popen[s
     )
 
 
-read_line = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
+def end_process(process: subprocess.Popen[str]) -> str:
+    """Wait for a process that is ending, close its pipes, and return what it complained of."""
+    process.wait(timeout=20)
+    assert process.stderr is not None
+    errors = process.stderr.read()
+    for pipe in (process.stdin, process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+    return errors
