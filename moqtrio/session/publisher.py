@@ -116,8 +116,10 @@ class Publisher:
                 await send_group(control.send, reader, track)
             finally:
                 reader.close()
+            # What the transport has taken is still on its way: no reset any more.
             control.finish()
-        control.reset(StreamCode.CANCEL)  # a no-op where everything was sent
+            return
+        control.reset(StreamCode.CANCEL)  # The peer has stopped the answer.
 
     async def _track(self, control: ControlStream, request: lite.Track) -> None:
         track = self._find(request.broadcast, request.track)

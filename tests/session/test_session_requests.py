@@ -12,6 +12,7 @@ from moqtrio.session.publisher import LONGEST_LATENCY
 from moqtrio.session.session import open_session_over
 from moqtrio.transport.connection import BidiStream, Connection
 from moqtrio.transport.memory import memory_connection_pair
+from moqtrio.transport.settings import TransportSettings
 from moqtrio.wire import LITE_05, lite
 
 # moq-rs keeps durations in microseconds, in 64 bits.
@@ -91,3 +92,23 @@ async def test_a_track_says_how_long_its_groups_are_to_be_had() -> None:
             assert (await session.track_info("events", "said")).max_latency == 2.0
             info = await session.track_info("events", "recorded")
             assert info.max_latency == LONGEST_LATENCY
+
+
+async def test_an_answered_fetch_is_not_reset_while_it_is_on_its_way() -> None:
+    payload = bytes(50_000)
+    origin = Origin()
+    track = origin.create_broadcast("events").create_track("all")
+    with track.append_group() as group:
+        group.write_frame(payload)
+    # All of it is taken by the transport at once, and most of it has to wait there.
+    client, server = memory_connection_pair(settings=TransportSettings(stream_window=10_000))
+    with trio.fail_after(5):
+        async with open_session_over(server, LITE_05, publish=origin):
+            stream = await client.open_bidi()
+            request = lite.Fetch("events", "all", 0, 0).encode()
+            await stream.send.send_all(bytes([lite.BidiStreamType.FETCH]) + request)
+            await trio.testing.wait_all_tasks_blocked()
+            data = b""
+            while more := await stream.receive.receive_some():
+                data += more
+    assert data.endswith(payload)
