@@ -109,6 +109,7 @@ class Publisher:
     async def _fetch(self, control: ControlStream, request: lite.Fetch) -> None:
         track = self._find(request.broadcast, request.track)
         control.send.set_priority(request.priority * 256 + track.info.priority)
+        answered = False
         async with open_scope() as nursery:
             nursery.start_soon(_cancel_when_unwanted, control, nursery.cancel_scope)
             reader = await resolve_group(track.log, track.source, request.sequence)
@@ -116,10 +117,11 @@ class Publisher:
                 await send_group(control.send, reader, track)
             finally:
                 reader.close()
-            # What the transport has taken is still on its way: no reset any more.
             control.finish()
-            return
-        control.reset(StreamCode.CANCEL)  # The peer has stopped the answer.
+            answered = True
+        # What the transport has taken is still on its way, and a reset would take it back.
+        if not answered:
+            control.reset(StreamCode.CANCEL)
 
     async def _track(self, control: ControlStream, request: lite.Track) -> None:
         track = self._find(request.broadcast, request.track)
