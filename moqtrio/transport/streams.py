@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .base import ConnectionBase
 
 _SEND_ALL_CHUNK = 64 * 1024
+# Unread pieces shorter than the first are joined until they reach the second, or a peer's
+# bytes would each take an object of many.
+_CRUMB = 256
+_LOAF = 2048
 
 
 class _Sleeper:
@@ -299,7 +303,11 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
                 self._consumed()
             return
         if data:
-            self._chunks.append(data)
+            chunks = self._chunks
+            if len(data) < _CRUMB and chunks and len(chunks[-1]) < _LOAF:
+                chunks[-1] += data
+            else:
+                chunks.append(data)
             self._buffered += len(data)
         if ended:
             self._ended = True

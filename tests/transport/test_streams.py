@@ -479,3 +479,18 @@ async def test_peeking_after_a_part_was_taken(pair: Pair) -> None:
         assert receiver.receive_nowait(2) == b"45"
         assert receiver.peek_nowait() == b"6789"
         assert receiver.receive_nowait() == b"6789"
+
+
+async def test_crumbs_nobody_reads_are_joined(pair: Pair) -> None:
+    async with pair() as (near, far):
+        sender = await near.open_uni()
+        sender.send_nowait(b"ab")
+        receiver = await far.accept_uni()
+        for number in range(500):
+            sender.send_nowait(b"%04d" % number)
+            await trio.testing.wait_all_tasks_blocked()
+        await until(lambda: far.statistics().receive_buffered == 2002)
+        assert len(receiver._chunks) < 10  # each object takes some 40 bytes by itself
+        sender.finish()
+        expected = b"ab" + b"".join(b"%04d" % number for number in range(500))
+        assert await receiver.receive_some(3) + await read_all(receiver) == expected
