@@ -287,7 +287,10 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             raise trio.EndOfChannel
         if self._failure is not None:
             raise self._failure
-        if self._finished and (self._start is None or self._last is None) and not self._arrived:
+        if self._finished and (cursor is None or self._last is None) and self._late() is None:
+            # The publisher never said where it starts, or ends.
+            if self._arrived:
+                raise ProtocolError("groups came, but SUBSCRIBE_OK never did")
             raise trio.EndOfChannel
 
     @property

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import attrs
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from moqtrio.errors import StreamReset
 from moqtrio.model import Origin, Track
@@ -15,11 +17,12 @@ from moqtrio.model.group import FINISHED
 from moqtrio.replay import GroupWrite
 from moqtrio.replay.memory import MemoryStore, MemoryTrack
 from moqtrio.session import Gap, Session, SessionSettings, Subscription
+from moqtrio.session.control import ControlStream
 from moqtrio.session.session import open_session_over
-from moqtrio.transport.connection import Connection
+from moqtrio.transport.connection import BidiStream, Connection, ReceiveStream, SendStream
 from moqtrio.transport.memory import memory_connection_pair
 from moqtrio.transport.settings import TransportSettings
-from moqtrio.wire import LITE_05
+from moqtrio.wire import LITE_05, lite
 
 
 @attrs.frozen
@@ -123,3 +126,111 @@ def assert_nothing_left(track: Track, *connections: Connection) -> None:
         assert connection._on_writable == {}  # type: ignore[attr-defined]  # the binding's own
         assert connection._starved_streams == {}  # type: ignore[attr-defined]
         assert connection.statistics().streams_open == 0
+
+
+@attrs.define
+class RawPublisher:
+    """A publisher whose bytes a test writes by hand, and the subscription it serves."""
+
+    session: Session
+    subscription: Subscription
+    connection: Connection
+    control: BidiStream
+    request: lite.Subscribe
+
+    async def respond(self, *responses: lite.SubscribeResponse | bytes) -> None:
+        """Send responses, or bytes that look like them, and let them arrive."""
+        for response in responses:
+            data = response if isinstance(response, bytes) else response.encode()
+            await self.control.send.send_all(data)
+        await wait_all_tasks_blocked()
+
+    async def group(self, sequence: int, *payloads: bytes, finish: bool = True) -> SendStream:
+        """Open a group's stream."""
+        stream = await self.connection.open_uni()
+        frames, _ = lite.encode_frames([Frame(payload, 0) for payload in payloads])
+        header = lite.encode_group_header(self.request.subscribe_id, sequence)
+        await stream.send_all(header + frames)
+        if finish:
+            stream.finish()
+        await wait_all_tasks_blocked()
+        return stream
+
+    async def uni(self, data: bytes, *, finish: bool = True) -> SendStream:
+        """Open a stream with these bytes."""
+        stream = await self.connection.open_uni()
+        await stream.send_all(data)
+        if finish:
+            stream.finish()
+        await wait_all_tasks_blocked()
+        return stream
+
+
+@asynccontextmanager
+async def raw_publisher(
+    *,
+    transport: TransportSettings | None = None,
+    settings: SessionSettings | None = None,
+    **options: Any,
+) -> AsyncIterator[RawPublisher]:
+    """A session that subscribes to ``b/t`` with ``options``, from a peer without a mind."""
+    client, connection = memory_connection_pair(settings=transport)
+    accepted: list[tuple[BidiStream, lite.Subscribe]] = []
+
+    async def accept() -> None:
+        await answer_track(connection)
+        stream = await connection.accept_bidi()
+        control = ControlStream(stream)
+        assert await control.read_varint() == lite.BidiStreamType.SUBSCRIBE
+        accepted.append((stream, await control.require(lite.Subscribe)))
+
+    async with (
+        open_session_over(client, LITE_05, settings=settings) as session,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(accept)
+        async with session.subscribe("b", "t", **options) as subscription:
+            await wait_all_tasks_blocked()
+            stream, request = accepted[0]
+            yield RawPublisher(session, subscription, connection, stream, request)
+
+
+async def answer_track(connection: Connection) -> None:
+    """Answer one TRACK request by hand."""
+    stream = await connection.accept_bidi()
+    control = ControlStream(stream)
+    assert await control.read_varint() == lite.BidiStreamType.TRACK
+    await control.require(lite.Track)
+    await control.send.send_all(lite.TrackInfo(127, True, 0.0, 1_000_000).encode())
+    control.finish()
+
+
+async def assert_session_works(raw: RawPublisher) -> None:
+    """The session of a raw publisher has survived what was done to it."""
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(answer_track, raw.connection)
+            await raw.session.track_info("b", "t")
+
+
+def stop_code(stream: SendStream) -> int | None:
+    """The code the peer stopped ``stream`` with, if it did."""
+    try:
+        stream.send_nowait(b"")
+    except StreamReset as error:
+        return error.code
+    except trio.ClosedResourceError:
+        return stream._stop_code  # type: ignore[attr-defined]  # after our FIN
+    return None
+
+
+def reset_code(stream: ReceiveStream) -> int | None:
+    """The code the peer reset ``stream`` with, if it did."""
+    try:
+        while stream.receive_nowait():
+            pass
+    except StreamReset as error:
+        return error.code
+    except trio.WouldBlock:
+        pass
+    return None
