@@ -55,6 +55,30 @@ async def test_many_readers_cause_one_load_of_each_range(tmp_path: Path) -> None
     assert together.readers == 0
 
 
+async def test_readers_of_neighbours_share_loads(tmp_path: Path) -> None:
+    await record(tmp_path, 40, 1, 70_000)
+    async with SqliteStore.open(tmp_path) as store:
+        async with trio.open_nursery() as nursery:
+            for sequence in range(40):
+                nursery.start_soon(read_group, store.track("a", "b"), sequence)
+        # Trio runs them in any order, so the ranges vary; but nothing is read twice.
+        statistics = store.statistics()
+        assert statistics.loads < 30
+        assert statistics.loaded_bytes < 40 * 70_000 * 1.1
+
+
+async def test_readers_of_a_long_group_share_its_loads(tmp_path: Path) -> None:
+    await record(tmp_path, 1, 300, 10_000)
+    async with SqliteStore.open(tmp_path) as store:
+        await read_all(store.track("a", "b"), 1, 300, 10_000)
+        alone = store.statistics()
+    async with SqliteStore.open(tmp_path) as store:
+        async with trio.open_nursery() as nursery:
+            for _ in range(8):
+                nursery.start_soon(read_all, store.track("a", "b"), 1, 300, 10_000)
+        assert store.statistics().loaded_bytes <= alone.loaded_bytes * 1.1
+
+
 async def test_small_groups_are_read_by_the_thousand(tmp_path: Path) -> None:
     await record(tmp_path, 5000, 1, 100)
     async with SqliteStore.open(tmp_path) as store:
@@ -191,21 +215,27 @@ async def test_one_who_is_cancelled_does_not_stop_the_others(tmp_path: Path) -> 
 
 async def test_what_comes_while_neighbours_are_read_is_found(tmp_path: Path) -> None:
     """A load that began before a late group came must not say that there is none."""
+    regions, width = 100, 200
     async with SqliteStore.open(tmp_path) as store:
         track = store.track("a", "b")
-        await track.write([whole(each, 1, 5000) for each in range(0, 400, 2)])
+        for region in range(regions):
+            start = region * width
+            await track.write([whole(each, 1, 2000) for each in range(start, start + width, 2)])
 
-        async def read_neighbours(sequence: int, delay: float) -> None:
+        async def load(sequence: int, delay: float) -> None:
             await trio.sleep(delay)
-            answer = track.poll_group(max(sequence - 20, 0))
-            if isinstance(answer, Pending):
-                await answer.wait()
+            reader = await find_group(track, sequence)
+            assert not isinstance(reader, Missing)
+            reader.close()
 
-        for sequence in range(1, 400, 2):
+        # From the end, so that each load goes on to where the one before began. The delays
+        # are about what a commit takes: some load ends just after the group came.
+        for region in reversed(range(regions)):
+            late = region * width + width // 2 + 1
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(track.write, [whole(sequence)])
-                nursery.start_soon(read_neighbours, sequence, sequence % 20 * 0.0003)
-            answer = await find_group(track, sequence)
+                nursery.start_soon(track.write, [whole(late)])
+                nursery.start_soon(load, region * width, region % 50 * 0.0002)
+            answer = await find_group(track, late)
             assert not isinstance(answer, Missing)
             answer.close()
 

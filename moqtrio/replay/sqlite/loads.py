@@ -205,9 +205,17 @@ class TrackLoads:
         if frame >= 0:
             piece = self._planner.plan_piece(sequence, frame, load.budget)
             return None if piece is None else partial(load_piece, self._reading.pool, piece)
-        stop = self._cache.next_start(sequence)
+        stop = self._next_start(sequence)
         extent = self._planner.plan_range(sequence, stop, load.budget)
         return None if extent is None else partial(load_range, self._reading.pool, extent)
+
+    def _next_start(self, sequence: int) -> int | None:
+        """Where what is cached or being loaded begins, above ``sequence``."""
+        starts = [key[0] for key in self._loads if key[1] < 0 and key[0] > sequence]
+        cached = self._cache.next_start(sequence)
+        if cached is not None:
+            starts.append(cached)
+        return min(starts, default=None)
 
     def _forget(self, load: _Load) -> None:
         if self._loads.get(load.key) is load:

@@ -57,10 +57,11 @@ def slice_number(path: Path) -> int | None:
 
 
 def file_bytes(path: Path) -> int:
-    """What a database takes on the disk, its write-ahead log included; 0 where it is gone."""
+    """What a database takes on the disk, its write-ahead log included; 0 where that cannot be
+    told."""
     total = 0
     for suffix in ("", "-wal"):
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             total += os.stat(f"{path}{suffix}").st_size
     return total
 

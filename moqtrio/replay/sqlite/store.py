@@ -274,8 +274,10 @@ class SqliteStore:
     async def _close(self) -> None:
         for target, track in self._attached.items():
             target.mark_used(track.log.next_sequence)
-        await self._shelf.close()
-        self._opened.lock.release()
+        try:
+            await self._shelf.close()
+        finally:
+            self._opened.lock.release()
 
 
 def _make_limits(
