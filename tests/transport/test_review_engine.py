@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from aioquic.buffer import encode_uint_var
 from aioquic.quic.packet import QuicErrorCode
+from aioquic.tls import Epoch
 
 from moqtrio.transport.quic import buffers
-from moqtrio.transport.quic.engine import Engine
+from moqtrio.transport.quic.engine import Engine, core
+from moqtrio.transport.quic.engine.stock import StockConnection
 
-from .test_quic_engine import CLIENT, Pair
+from .test_quic_engine import CLIENT, SERVER, Pair
 
 
 def crumb(stream_id: int, offset: int, data: bytes = b"x") -> bytes:
@@ -103,3 +107,81 @@ def test_a_long_reason_does_not_keep_an_error_from_being_told() -> None:
     pair.client.close(error_code=code, frame_type=0, reason_phrase="é" * 5000)
     pair.round_trip()
     assert close_code(pair.server) == code
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_keys_are_renewed_before_they_wear_out(
+    monkeypatch: pytest.MonkeyPatch, fast_path: bool
+) -> None:
+    monkeypatch.setattr(core, "_PACKETS_PER_KEY", 40)
+    pair = Pair(fast_path=fast_path)
+    secrets = set()
+    stream = pair.client.open_stream(uni=True)
+    for number in range(20):
+        pair.client.write(stream, bytes([number]) * 12_000, False)
+        for _ in range(2):
+            pair.round_trip()
+        secrets.add(pair.server._cryptos[Epoch.ONE_RTT].recv.secret)
+    # 200 packets and some; a renewal waits for the burst under way.
+    assert 4 <= len(secrets) <= 6
+    expected = b"".join(bytes([number]) * 12_000 for number in range(20))
+    assert pair.far.received == {2: expected}
+
+
+def test_keys_are_not_renewed_before_the_last_renewal_is_acknowledged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pair = Pair()
+    monkeypatch.setattr(core, "_PACKETS_PER_KEY", 1)
+    stream = pair.client.open_stream(uni=True)
+    secrets = {pair.client._cryptos[Epoch.ONE_RTT].send.secret}
+    for _ in range(8):
+        pair.client.write(stream, b"x", False)
+        pair.now += 0.005
+        pair.client.transmit(pair.now)
+        secrets.add(pair.client._cryptos[Epoch.ONE_RTT].send.secret)
+    assert len(secrets) == 2
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_an_acknowledgement_of_what_was_never_sent_is_refused(fast_path: bool) -> None:
+    pair = Pair(fast_path=fast_path)
+    latest = pair.server._packet_number - 1
+    pair.send_raw(b"\x02" + encode_uint_var(latest) + b"\x00\x00\x00")
+    assert close_code(pair.server) is None
+    pair.send_raw(b"\x02" + encode_uint_var(latest + 1) + b"\x00\x00\x00")
+    assert close_code(pair.server) == QuicErrorCode.PROTOCOL_VIOLATION
+
+
+def test_a_peer_that_moved_is_still_read_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = Pair()
+    stream = pair.client.open_stream(uni=True)
+    moved = ("10.9.9.9", 999)
+
+    def round_trip() -> None:
+        pair.now += 0.005
+        for data, _ in pair.client.transmit(pair.now):
+            pair.server.receive_datagram(data, moved, pair.now)
+        pair.now += 0.005
+        for data, target in pair.server.transmit(pair.now):
+            assert target == moved
+            pair.client.receive_datagram(data, SERVER, pair.now)
+
+    for _ in range(6):
+        pair.client.write(stream, b"x", False)
+        round_trip()
+    assert pair.server.get_peer_address() == moved
+    long_way = 0
+    stock = StockConnection.receive_datagram
+
+    def counted(*arguments: Any, **options: Any) -> None:
+        nonlocal long_way
+        long_way += 1
+        stock(*arguments, **options)
+
+    monkeypatch.setattr(StockConnection, "receive_datagram", counted)
+    for _ in range(10):
+        pair.client.write(stream, b"x", False)
+        round_trip()
+    assert pair.far.received == {2: b"x" * 16}
+    assert long_way == 0

@@ -19,6 +19,8 @@ from .stream import EngineOwner, EngineStream
 logger = logging.getLogger("moqtrio.transport")
 
 _LARGEST_REASON = 256
+# RFC 9001 section 6.6 allows an AES-GCM key 2^23 packets: some hours of video.
+_PACKETS_PER_KEY = 1 << 22
 
 
 class Engine(SendingEngine):
@@ -40,6 +42,7 @@ class Engine(SendingEngine):
             original_destination_connection_id=original_destination_connection_id,
         )
         self._pin = pin
+        self._keyed_at = 0  # the first packet number under the current keys
         self.certificate_error: str | None = None
 
     # Reading the state
@@ -178,8 +181,19 @@ class Engine(SendingEngine):
         """The datagrams to send now, with their addresses."""
         if not self._network_paths:
             return []  # a server that has not understood a first packet yet
+        if self._packet_number - self._keyed_at >= _PACKETS_PER_KEY:
+            self._renew_keys()
         datagrams: list[tuple[bytes, Any]] = self.datagrams_to_send(now=now)
         return datagrams
+
+    def _renew_keys(self) -> None:
+        # RFC 9001 section 6.1: not before a packet under the current keys was acknowledged.
+        if self._handshake_confirmed and self._one_rtt_space.largest_acked_packet >= self._keyed_at:
+            self.request_key_update()
+
+    def _log_key_updated(self, key_type: str, trigger: str) -> None:
+        super()._log_key_updated(key_type, trigger)
+        self._keyed_at = self._packet_number
 
     def next_timer(self) -> float | None:
         """When to call :meth:`handle_timer`, on the clock given to the other methods."""

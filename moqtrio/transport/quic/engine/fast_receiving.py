@@ -1,9 +1,9 @@
 """The short way in for the packets that make up nearly all of a busy connection.
 
-A packet with a short header, on the one path there is, under the current keys, is read
-by index instead of through aioquic's buffers. Whatever is unusual about a packet is seen
-before anything is changed, and left to aioquic's own method. What this must never do is
-accept a packet that aioquic would refuse: the tests compare the two.
+A packet with a short header, on the path in use, under the current keys, is read by index
+instead of through aioquic's buffers. Whatever is unusual about a packet is seen before
+anything is changed, and left to aioquic's own method. What this must never do is accept a
+packet that aioquic would refuse: the tests compare the two.
 """
 
 from __future__ import annotations
@@ -73,7 +73,6 @@ class FastReceivingEngine(ReceivingEngine):
         path = self._network_paths[0]
         if (
             len(data) < _SHORTEST
-            or len(self._network_paths) != 1
             or path.addr != addr
             or not path.is_validated
             or self._state is not _CONNECTED

@@ -130,6 +130,19 @@ class ReceivingEngine(SchedulingEngine):
             )
         limit.used += newly
 
+    def _handle_ack_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
+        start = buf.tell()
+        largest = buf.pull_uint_var()
+        buf.seek(start)
+        if largest >= self._packet_number:
+            # RFC 9000 section 13.1.
+            raise QuicConnectionError(
+                error_code=QuicErrorCode.PROTOCOL_VIOLATION,
+                frame_type=frame_type,
+                reason_phrase="Acknowledged a packet that was not sent",
+            )
+        super()._handle_ack_frame(context, frame_type, buf)
+
     def _handle_crypto_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
         super()._handle_crypto_frame(context, frame_type, buf)
         # aioquic bounds the bytes; what it does per piece takes time for every other one.
