@@ -62,12 +62,12 @@ class Publisher:
             control.reset(error.code)
         except trio.BrokenResourceError:
             control.reset(StreamCode.CANCEL)  # The peer has given up its request.
-        except trio.Cancelled:
-            control.reset(StreamCode.SESSION_CLOSED)
-            raise
         except Exception:
             logger.exception("%s: a request failed", self._connection.remote_address)
             control.reset(StreamCode.INTERNAL)
+        except BaseException:  # Cancelled, or a nursery's group of them
+            control.reset(StreamCode.SESSION_CLOSED)
+            raise
 
     async def _answer(self, control: ControlStream) -> None:
         try:

@@ -426,9 +426,12 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             self._skip_to(self._request.start)
 
     def _ended(self, final: int) -> None:
+        if self._final is not None:
+            raise ProtocolError(f"a second SUBSCRIBE_END: {final} after {self._final}")
         self._final = final
         if self._cursor is None:  # the track ended with nothing to send
             self._start = self._cursor = final
+            self._stop_below(final)
 
     def _drop(self, drop: SubscribeDrop) -> None:
         cursor = self._cursor
