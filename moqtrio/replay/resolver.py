@@ -24,6 +24,8 @@ from .source import GroupReader, Missing, Pending, Ready, ReplaySource
 
 Reader = LiveReader | GroupReader
 
+_DAMAGED_AT_ONCE = 1024
+
 
 @attrs.frozen
 class Dropped:
@@ -55,7 +57,8 @@ class RetryPolicy:
             further sequence until it answers again.
         first_delay: seconds before the second try; doubled each time, with jitter.
         max_delay: the longest delay in seconds.
-        breaker: how many sequences in a row may fail before the subscription ends.
+        breaker: how many sequences in a row may fail before the subscription ends. A
+            failure that is not retryable is an answer, and does not count.
     """
 
     attempts: int = 6
@@ -152,7 +155,7 @@ class Resolver:
         if isinstance(answer, Missing):
             return self._drop(self._next_available(cursor, answer), 0)
         if isinstance(answer, Dropped):
-            return self._drop(answer.end, answer.code)
+            return self._drop(self._damaged_until(answer), answer.code)
         if isinstance(answer, Ready):
             self.cursor = cursor + 1
         return answer
@@ -173,6 +176,25 @@ class Resolver:
         return (self.end is not None and cursor >= self.end) or (
             final is not None and cursor >= final
         )
+
+    def _damaged_until(self, dropped: Dropped) -> int:
+        """Where the run of groups ends that are known to be as unreadable as the first one."""
+        end = dropped.end
+        if self._source is None or self._failed_at is not None:
+            return end  # the source is failing, not the group: the next may have better luck
+        limit = min(self._log.edge, end + _DAMAGED_AT_ONCE)
+        while end < limit and not self._at_end(end) and self._log.get(end) is None:
+            try:
+                answer = self._source.poll_group(end)
+            except ReplayError as error:
+                if error.retryable or (error.code or StreamCode.EVICTED) != dropped.code:
+                    break
+                end += 1
+                continue
+            if isinstance(answer, Ready):
+                self._found = answer.value
+            break
+        return end
 
     def _drop(self, end: int, code: int) -> Dropped:
         start = self.cursor
@@ -205,12 +227,18 @@ class Resolver:
         except ReplayError as error:
             return self._failed(sequence, error)
         if not isinstance(answer, Pending):
-            self._attempts = self._failed_in_a_row = 0
-            self._failed_at = None
+            self._answered()
         return answer
 
+    def _answered(self) -> None:
+        self._attempts = self._failed_in_a_row = 0
+        self._failed_at = None
+
     def _failed(self, sequence: int, error: ReplayError) -> Pending | Dropped:
-        if error.retryable and self._attempts + 1 < self._retry.attempts:
+        if not error.retryable:
+            self._answered()
+            return Dropped(sequence, sequence + 1, error.code or StreamCode.EVICTED)
+        if self._attempts + 1 < self._retry.attempts:
             delay = min(self._retry.first_delay * 2**self._attempts, self._retry.max_delay)
             self._attempts += 1
             self._retry_at = trio.current_time() + delay * random.uniform(0.5, 1.0)

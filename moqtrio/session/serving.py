@@ -289,8 +289,8 @@ class SubscriptionServer:
         try:
             while (update := await self._control.read(SubscribeUpdate)) is not None:
                 self._update(update)
-        except trio.BrokenResourceError:
-            pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # Either side has given the subscription up.
         except DecodeError as error:
             logger.warning("subscription to %s: a bad update: %s", self._describe(), error)
             self._control.reset(StreamCode.MALFORMED)

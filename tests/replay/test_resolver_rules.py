@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
@@ -178,8 +180,8 @@ async def test_a_start_that_cannot_be_read_is_named_and_dropped(
 
 async def test_a_failed_start_counts_once_towards_the_breaker(autojump_clock: MockClock) -> None:
     source = await store_with([0, 1])
-    source.fail(ReplayError("no", code=70, retryable=False))
-    retry = RetryPolicy(breaker=2)
+    source.fail(ReplayError("no", code=70))
+    retry = RetryPolicy(attempts=1, breaker=2)
     resolver = Resolver(log_with([2], first=2), source, start=0, end=None, retry=retry)
     assert await started(resolver) == 0
     assert resolver.poll_next() == Dropped(0, 1, 70)
@@ -355,6 +357,31 @@ async def test_what_cannot_help_is_not_repeated() -> None:
     assert await started(resolver) == 0
     source.fail(ReplayError("corrupt", code=77, retryable=False))
     assert await answers(resolver) == [("store", 0), Dropped(1, 2, 77), ("log", 2)]
+
+
+async def test_damage_is_named_as_one_range_and_never_too_much() -> None:
+    """What is known to be lost is an answer: no number of such groups ends a subscription."""
+    source = await store_with(range(2510))
+    resolver = Resolver(log_with([2510], first=2510), source, start=0, end=None)
+    assert await started(resolver) == 0
+    poll_group = source.poll_group
+
+    def poll_damaged(sequence: int) -> Any:
+        if 10 <= sequence < 2500:
+            raise ReplayError("corrupt", code=77, retryable=False)
+        return poll_group(sequence)
+
+    source.poll_group = poll_damaged  # type: ignore[method-assign] # as a damaged file would
+    found = await answers(resolver)
+    drops = [each for each in found if isinstance(each, Dropped)]
+    assert (drops[0].start, drops[-1].end) == (10, 2500)
+    assert all(before.end == after.start for before, after in pairwise(drops))
+    assert {drop.code for drop in drops} == {77}
+    assert len(drops) <= 3
+    assert [each for each in found if each not in drops] == [
+        *[("store", sequence) for sequence in (*range(10), *range(2500, 2510))],
+        ("log", 2510),
+    ]
 
 
 # Rule 4 and 10: ends

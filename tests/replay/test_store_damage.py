@@ -54,6 +54,15 @@ async def check_only_the_second_is_lost(directory: Path, pattern: str) -> None:
         assert await read_group(track, 30) == (frames_of(30, 1, 100), FINISHED)
 
 
+async def test_a_schema_that_is_not_even_text(tmp_path: Path) -> None:
+    """SQLite's message about it quotes what it found there."""
+    slices = await record_three_slices(tmp_path)
+    data = slices[1].read_bytes()
+    assert data.count(b"CREATE TABLE pack") == 1
+    slices[1].write_bytes(data.replace(b"CREATE TABLE pack", b"CREATE \xe3\xe3\xe3\xe3\xe3 pack"))
+    await check_only_the_second_is_lost(tmp_path, "slice-00000002.db")
+
+
 async def test_a_deleted_slice_is_a_loss_and_not_an_absence(tmp_path: Path) -> None:
     slices = await record_three_slices(tmp_path)
     slices[1].unlink()

@@ -8,6 +8,7 @@ import struct
 import zlib
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from .records import Part, SliceFile
 
@@ -82,6 +83,19 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+class _Connection(sqlite3.Connection):
+    """Raises sqlite3.Error whatever is in the file.
+
+    SQLite's message about a damaged schema quotes it, and sqlite3 expects UTF-8 there.
+    """
+
+    def execute(self, *args: Any) -> sqlite3.Cursor:
+        try:
+            return super().execute(*args)
+        except UnicodeDecodeError as error:
+            raise sqlite3.DatabaseError(f"malformed database schema ({error})") from error
+
+
 def connect(path: Path, mode: str) -> sqlite3.Connection:
     """Open a database file; ``mode`` is a query string such as ``mode=ro``.
 
@@ -93,6 +107,7 @@ def connect(path: Path, mode: str) -> sqlite3.Connection:
         timeout=BUSY_SECONDS,
         isolation_level=None,
         check_same_thread=False,
+        factory=_Connection,
     )
 
 
