@@ -57,33 +57,39 @@ class StreamGroupConsumer(GroupConsumer):
 
     def preload(self, data: bytes | bytearray) -> None:
         """Bytes of the group that were taken from the stream before this was made."""
-        self._take(data)
+        self._frames.extend(self._decode(data))
 
     def receive_nowait(self) -> Frame:
         """The next frame, if it has arrived.
 
         Raises trio.WouldBlock if it has not, otherwise as ``receive`` does.
         """
-        if not self._frames:
-            self._read_nowait()
+        while not self._frames:
+            self._raise_if_ended()
+            self._frames.extend(self._read_nowait())
         return self._frames.popleft()
 
     async def receive(self) -> Frame:
         """The next frame. See :class:`~moqtrio.GroupConsumer`."""
-        if not self._frames:
-            await self._fill()
+        while not self._frames:
+            self._raise_if_ended()
+            self._frames.extend(await self._read())
         return self._frames.popleft()
 
     async def receive_batch(self) -> list[Frame]:
         """All frames that are there, waiting for the first; ``[]`` at the end."""
-        try:
-            if not self._frames:
-                await self._fill()
-        except trio.EndOfChannel:
-            return []
-        batch = list(self._frames)
-        self._frames.clear()
+        batch = self._take_waiting()
+        while not batch and not self._ended:
+            batch = await self._read()
         return batch
+
+    async def read_all(self) -> list[Frame]:
+        """Every remaining frame, once the group is complete. See
+        :class:`~moqtrio.GroupConsumer`."""
+        frames = self._take_waiting()
+        while not self._ended:
+            frames += await self._read()
+        return frames
 
     async def aclose(self) -> None:
         """Stop reading: tells the publisher not to send the rest. Cancelling it is fine."""
@@ -97,48 +103,54 @@ class StreamGroupConsumer(GroupConsumer):
             self._stream.stop(code)
         self._frames.clear()
 
-    async def _fill(self) -> None:
-        """Get at least one more frame; a checkpoint only where it has to wait.
+    def _take_waiting(self) -> list[Frame]:
+        frames = list(self._frames)
+        self._frames.clear()
+        return frames
+
+    async def _read(self) -> list[Frame]:
+        """Frames of what comes next on the stream; a checkpoint only where it has to wait.
 
         How much can be had without waiting is bounded by the stream's window.
         """
-        while not self._frames:
-            try:
-                self._read_nowait()
-            except trio.WouldBlock:
-                try:
-                    data = await self._stream.receive_some()
-                except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                    self._error = error
-                    raise
-                self._take(data)
-
-    def _read_nowait(self) -> None:
-        while not self._frames:
-            self._raise_if_over()
-            try:
-                data = self._stream.receive_nowait()
-            except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                self._error = error
-                raise
-            self._take(data)
-
-    def _take(self, data: bytes | bytearray) -> None:
         try:
-            if data:
-                skip = min(self._skip, len(data))
-                self._skip -= skip
-                self._frames.extend(self._decoder.feed(data, skip))
-            else:
+            return self._read_nowait()
+        except trio.WouldBlock:
+            pass
+        try:
+            data = await self._stream.receive_some()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._error = error
+            raise
+        return self._decode(data)
+
+    def _read_nowait(self) -> list[Frame]:
+        if self._error is not None:
+            raise self._error
+        try:
+            data = self._stream.receive_nowait()
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._error = error
+            raise
+        return self._decode(data)
+
+    def _decode(self, data: bytes | bytearray) -> list[Frame]:
+        """The frames ``data`` completes; none, and the group has ended, where it is empty."""
+        try:
+            if not data:
                 self._decoder.finish()
                 self._ended = True
+                return []
+            skip = self._skip
+            if skip:
+                skip = min(skip, len(data))
+                self._skip -= skip
+            return self._decoder.feed(data, skip)
         except DecodeError as error:
             self._error = error
             self._stream.stop(StreamCode.MALFORMED)
             raise
 
-    def _raise_if_over(self) -> None:
-        if self._error is not None:
-            raise self._error
+    def _raise_if_ended(self) -> None:
         if self._ended:
             raise trio.EndOfChannel
