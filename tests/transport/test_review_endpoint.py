@@ -9,18 +9,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from moqtrio.transport.connection import Connection
-from moqtrio.transport.quic.configuration import server_configuration
+from moqtrio.transport.quic.configuration import client_configuration, server_configuration
 from moqtrio.transport.quic.connection import QuicConnection
+from moqtrio.transport.quic.engine import Engine
+from moqtrio.transport.quic.retry import RetryTokens
 from moqtrio.transport.quic.server import Acceptor
 from moqtrio.transport.quic.udp import UdpSocket
 from moqtrio.transport.settings import TransportSettings
 
-from .network import Network, simulated_pair
-from .pairs import ALPN, development_tls, plain_settings, start_server
+from .network import SERVER, Network, simulated_pair
+from .pairs import ALPN, development_tls, pinned, plain_settings, read_all, start_server
+from .test_quic_engine import Recorder
 
 UNKNOWN_VERSION = b"\xc0\x0a\x0a\x0a\x0a\x08" + bytes(8) + b"\x08" + bytes(1200)
 
@@ -127,3 +131,69 @@ async def test_junk_first_packets_leave_no_qlog(tmp_path: Path) -> None:
         assert logger is not None
         assert logger.to_dict()["traces"] == []
     assert os.listdir(tmp_path) == []
+
+
+def first_flight() -> list[bytes]:
+    """What a client sends first. Its address is anyone's guess."""
+    pair_settings = plain_settings()
+    engine = Engine(
+        configuration=client_configuration(
+            alpn=[ALPN],
+            tls=pinned(),
+            authorities=None,
+            server_name="server.test",
+            settings=pair_settings,
+            secrets=None,
+        ),
+        settings=pair_settings,
+        owner=Recorder(),
+    )
+    engine.connect(SERVER, trio.current_time())
+    return [data for data, _ in engine.transmit(trio.current_time())]
+
+
+async def test_forged_first_flights_keep_nobody_out(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = Network()
+    settings = plain_settings(max_connections=20)
+
+    async def flood() -> None:
+        for number in range(100):
+            forged = ("10.6.6.6", number)
+            network.socket(forged)
+            for data in first_flight():
+                network.carry(data, forged, SERVER)
+
+    await flood()
+    async with simulated_pair(network, server=settings) as (near, far):
+        near.open_uni_nowait().send_nowait(b"let in", finish=True)
+        assert await read_all(await far.accept_uni()) == b"let in"
+    assert not caplog.records
+
+
+async def test_a_full_server_says_so_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    network = Network()
+    settings = plain_settings(max_connections=1)
+    async with simulated_pair(network, server=settings):
+        for number in range(10):
+            network.socket(("10.6.6.6", number))
+            for data in first_flight():
+                network.carry(data, ("10.6.6.6", number), SERVER)
+        await trio.sleep(1)
+    assert sum("at the limit" in record.message for record in caplog.records) == 1
+
+
+def test_a_token_is_good_for_one_address_one_connection_and_a_while() -> None:
+    tokens = RetryTokens()
+    original, later, address = b"original", b"later id", ("10.0.0.1", 1)
+    token = tokens.seal(original, later, address, 100.0)
+    assert tokens.open(token, later, address, 101.0) == original
+    assert tokens.open(token, later, address, 200.0) is None
+    assert tokens.open(token, b"another!", address, 101.0) is None
+    assert tokens.open(token, later, ("10.0.0.2", 1), 101.0) is None
+    assert tokens.open(token[:-1], later, address, 101.0) is None
+    assert tokens.open(b"", later, address, 101.0) is None
+    assert RetryTokens().open(token, later, address, 101.0) is None

@@ -37,6 +37,7 @@ class QuicConnection(ConnectionBase):
         settings: TransportSettings,
         address: Any,
         original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
         pin: CertificatePin | None = None,
     ) -> None:
         super().__init__(settings)
@@ -47,6 +48,7 @@ class QuicConnection(ConnectionBase):
             settings=settings,
             owner=self,
             original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
             pin=pin,
         )
         self._client_side = configuration.is_client
@@ -253,6 +255,7 @@ class QuicConnection(ConnectionBase):
             self._established()
 
     def _established(self) -> None:
+        self._endpoint.handshake_completed(self)
         self._agreed_alpn = self._engine.negotiated_alpn
         self._stream_credit_changed = True
         if self._settings.keep_alive is not None:

@@ -39,6 +39,7 @@ class Endpoint:
         self._accept: Acceptor | None = None
         self._by_id: dict[bytes, QuicConnection] = {}
         self._ids_of: dict[QuicConnection, set[bytes]] = {}
+        self._handshakes: set[QuicConnection] = set()
         self._dirty: dict[QuicConnection, None] = {}
         # Deadlines, earliest first. A connection has an entry only if it is earlier than
         # all it already has: timers mostly move later, and then nothing is done. Entries
@@ -61,9 +62,15 @@ class Endpoint:
         """Connections known, including those that are closing."""
         return len(self._ids_of)
 
+    @property
+    def handshake_count(self) -> int:
+        """Connections whose handshake is not complete."""
+        return len(self._handshakes)
+
     def add(self, connection: QuicConnection, *connection_ids: bytes) -> None:
         """Route datagrams to these ids to ``connection``."""
         self._ids_of[connection] = set()
+        self._handshakes.add(connection)
         for connection_id in connection_ids:
             self.add_connection_id(connection_id, connection)
         self._arm(connection)
@@ -79,7 +86,12 @@ class Endpoint:
         if connection is not None:
             self._ids_of[connection].discard(connection_id)
 
+    def handshake_completed(self, connection: QuicConnection) -> None:
+        """The peer has shown that it owns its address."""
+        self._handshakes.discard(connection)
+
     def _remove(self, connection: QuicConnection) -> None:
+        self._handshakes.discard(connection)
         for connection_id in self._ids_of.pop(connection, ()):
             del self._by_id[connection_id]
         self._dirty.pop(connection, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
@@ -14,7 +15,9 @@ import trio
 from aioquic._buffer import Buffer, BufferReadError
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import (
+    QuicHeader,
     QuicPacketType,
+    encode_quic_retry,
     encode_quic_version_negotiation,
     pull_quic_header,
 )
@@ -26,12 +29,16 @@ from ..tls import ServerTls
 from .configuration import key_log, server_configuration
 from .connection import QuicConnection, format_address
 from .endpoint import CONNECTION_ID_LENGTH, Endpoint
+from .retry import RetryTokens
 from .udp import DatagramSocket, UdpSocket
 
 logger = logging.getLogger("moqtrio.transport")
 
 Handler = Callable[[Connection], Awaitable[object]]
 
+# Handshakes under way, at most, for clients that did not prove their address.
+_MOST_UNPROVEN = 256
+_WARNING_INTERVAL = 10.0  # seconds
 # How a machine without IPv6 says so.
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 
@@ -111,14 +118,19 @@ class Acceptor:
         self._configuration = configuration
         self._settings = settings
         self._endpoints: list[Endpoint] = []
+        self._tokens = RetryTokens()
+        self._most_unproven = min(_MOST_UNPROVEN, settings.max_connections // 2)
+        self._warn_at = trio.current_time()
 
     def add_endpoint(self, sock: DatagramSocket) -> Endpoint:
         endpoint = Endpoint(sock)
-        endpoint.accept_with(lambda data, address, now: self._accept(endpoint, data, address))
+        endpoint.accept_with(lambda data, address, now: self._accept(endpoint, data, address, now))
         self._endpoints.append(endpoint)
         return endpoint
 
-    def _accept(self, endpoint: Endpoint, data: bytes, address: Any) -> QuicConnection | None:
+    def _accept(
+        self, endpoint: Endpoint, data: bytes, address: Any, now: float
+    ) -> QuicConnection | None:
         # RFC 9000 section 14.1: a first datagram is at least this long, so what is
         # answered to it (version negotiation included) amplifies nothing.
         if len(data) < SMALLEST_DATAGRAM_SIZE:
@@ -143,18 +155,42 @@ class Acceptor:
             return None
         known = sum(each.connection_count for each in self._endpoints)
         if known >= self._settings.max_connections:
-            logger.warning("at the limit of %d connections: ignoring %s", known, address)
+            if now >= self._warn_at:
+                self._warn_at = now + _WARNING_INTERVAL
+                logger.warning("at the limit of %d connections: ignoring %s", known, address)
+            return None
+        original_id = self._tokens.open(header.token, header.destination_cid, address, now)
+        if original_id is None and self._is_beleaguered():
+            self._send_retry(endpoint, header, address, now)
             return None
         connection = QuicConnection(
             endpoint=endpoint,
             configuration=self._configuration,
             settings=self._settings,
             address=address,
-            original_destination_connection_id=header.destination_cid,
+            original_destination_connection_id=original_id or header.destination_cid,
+            retry_source_connection_id=None if original_id is None else header.destination_cid,
         )
         connection._on_established = self._start_handler
         endpoint.add(connection, header.destination_cid, connection._engine.host_cid)
         return connection
+
+    def _is_beleaguered(self) -> bool:
+        """Whether so many handshakes are under way that some may be forged."""
+        return sum(each.handshake_count for each in self._endpoints) >= self._most_unproven
+
+    def _send_retry(self, endpoint: Endpoint, header: QuicHeader, address: Any, now: float) -> None:
+        if endpoint.socket.blocked:
+            return
+        next_id = os.urandom(CONNECTION_ID_LENGTH)
+        answer = encode_quic_retry(
+            version=header.version or 0,
+            source_cid=next_id,
+            destination_cid=header.source_cid,
+            original_destination_cid=header.destination_cid,
+            retry_token=self._tokens.seal(header.destination_cid, next_id, address, now),
+        )
+        endpoint.send([(answer, address)])
 
     def _start_handler(self, connection: QuicConnection) -> None:
         self._nursery.start_soon(self._handle, connection, name=f"quic {connection.remote_address}")

@@ -33,6 +33,7 @@ class Engine(SendingEngine):
         settings: TransportSettings,
         owner: EngineOwner,
         original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
         pin: CertificatePin | None = None,
     ) -> None:
         super().__init__(
@@ -40,6 +41,7 @@ class Engine(SendingEngine):
             settings=settings,
             owner=owner,
             original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
         )
         self._pin = pin
         self._keyed_at = 0  # the first packet number under the current keys

@@ -37,10 +37,12 @@ class SchedulingEngine(StockConnection):  # type: ignore[misc]  # see stock.py
         settings: TransportSettings,
         owner: EngineOwner,
         original_destination_connection_id: bytes | None = None,
+        retry_source_connection_id: bytes | None = None,
     ) -> None:
         super().__init__(
             configuration=configuration,
             original_destination_connection_id=original_destination_connection_id,
+            retry_source_connection_id=retry_source_connection_id,
         )
         self._owner = owner
         # A qlog wants every frame described, which only aioquic's own methods do.
