@@ -46,7 +46,8 @@ class TransportSettings:
 
     #: Seconds without a packet from the peer after which the connection is over.
     idle_timeout: float = attrs.field(default=30.0, validator=_between(0.1, 86400))
-    #: Seconds of silence after which a PING is sent; None sends none.
+    #: Seconds of silence after which a PING is sent, or half the shorter idle timeout of
+    #: both sides if that is sooner; None sends none.
     keep_alive: float | None = attrs.field(default=10.0, validator=_positive)
     #: Seconds a handshake may take.
     connect_timeout: float = attrs.field(default=10.0, validator=_positive)

@@ -131,6 +131,34 @@ async def test_a_handler_that_ends_with_its_connection_is_no_failure(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_handler_that_fails_while_it_is_cancelled(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def handler(connection: Connection) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise RuntimeError("trouble in cleaning up")
+
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def serve(task_status: trio.TaskStatus[QuicListener]) -> None:
+            with scope:
+                async with trio.open_nursery() as inner:
+                    task_status.started(await start_server(inner, handler))
+
+        listener = await nursery.start(serve)
+        async with opened(listener) as connection:
+            scope.cancel()
+            end = await connection.wait_closed()
+        assert end.reason == "server shut down"
+        assert "trouble in cleaning up" in caplog.text
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_defect_in_one_connection_spares_the_others(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

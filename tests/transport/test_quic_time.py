@@ -148,3 +148,12 @@ async def test_resets_and_stops_survive_loss(clock: MockClock) -> None:
                 other.send.reset(0)
                 other.receive.stop(0)
                 bidi.receive.stop(0)
+
+
+async def test_keep_alive_heeds_the_peers_idle_timeout(clock: MockClock) -> None:
+    patient = plain_settings(idle_timeout=60, keep_alive=20)
+    hasty = plain_settings(idle_timeout=8, keep_alive=None)
+    async with simulated_pair(Network(), client=patient, server=hasty) as (near, far):
+        await trio.sleep(100)
+        assert near.closed is None
+        assert far.closed is None

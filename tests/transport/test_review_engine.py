@@ -185,3 +185,16 @@ def test_a_peer_that_moved_is_still_read_the_short_way(monkeypatch: pytest.Monke
         round_trip()
     assert pair.far.received == {2: b"x" * 16}
     assert long_way == 0
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_a_peer_without_an_idle_timeout_is_not_dropped_at_once(fast_path: bool) -> None:
+    pair = Pair(fast_path=fast_path)
+    pair.server._remote_max_idle_timeout = 0.0  # RFC 9000 section 18.2: it has none
+    for _ in range(3):
+        pair.client.ping()
+        pair.round_trip()
+    pair.server.handle_timer(pair.now + 20)
+    assert close_code(pair.server) is None
+    pair.server.handle_timer(pair.now + 31)
+    assert close_code(pair.server) is not None

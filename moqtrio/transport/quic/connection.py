@@ -60,6 +60,7 @@ class QuicConnection(ConnectionBase):
         self._started_at = trio.current_time()
         self._heard_at = self._started_at
         self._ping_at = _NEVER
+        self._keep_alive = _NEVER
         # This connection's entries in the endpoint's timer heap, the earliest last.
         self._timer_entries: list[float] = []
         self._stream_credit_changed = False
@@ -172,8 +173,7 @@ class QuicConnection(ConnectionBase):
             if now >= self._started_at + self._settings.connect_timeout and self._end is None:
                 self.close(SessionCode.INTERNAL, "handshake timed out")
         elif now >= self._ping_at and self._end is None:
-            interval = self._settings.keep_alive
-            assert interval is not None
+            interval = self._keep_alive
             if now >= self._heard_at + interval:
                 self._engine.ping()
                 self._ping_at = now + interval
@@ -259,7 +259,9 @@ class QuicConnection(ConnectionBase):
         self._agreed_alpn = self._engine.negotiated_alpn
         self._stream_credit_changed = True
         if self._settings.keep_alive is not None:
-            self._ping_at = self._heard_at + self._settings.keep_alive
+            # RFC 9000 section 10.1: the shorter of both sides' timeouts counts.
+            self._keep_alive = min(self._settings.keep_alive, self._engine.idle_timeout / 2)
+            self._ping_at = self._heard_at + self._keep_alive
         self._handshake_over.set()
         if self._on_established is not None:
             self._on_established(self)
@@ -273,7 +275,7 @@ class QuicConnection(ConnectionBase):
             # QUIC's own codes are no session codes.
             code = SessionCode.INTERNAL
             if reason == "Idle timeout":
-                reason = f"nothing was heard for {self._settings.idle_timeout:g} s (idle timeout)"
+                reason = f"nothing was heard for {self._engine.idle_timeout:g} s (idle timeout)"
             else:
                 reason = f"QUIC {_name_of(error_code)}: {reason or 'no reason given'}"
         self._terminate(SessionClosed(reason, code=code, remote=remote))

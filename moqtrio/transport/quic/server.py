@@ -199,15 +199,28 @@ class Acceptor:
         code, reason = SessionCode.NO_ERROR, ""
         try:
             await self._handler(connection)
-        except trio.Cancelled:
-            reason = "server shut down"
-            raise
-        except Exception as error:
-            if not _is_wholly(error, SessionClosed):
-                code, reason = SessionCode.INTERNAL, "internal error"
-            _log_failure(connection, error)
+        except BaseException as error:
+            cancelled, failure = _split_cancellation(error)
+            if failure is not None and not isinstance(failure, Exception):
+                raise
+            if failure is not None:
+                if not _is_wholly(failure, SessionClosed):
+                    code, reason = SessionCode.INTERNAL, "internal error"
+                _log_failure(connection, failure)
+            if cancelled is not None:
+                code, reason = SessionCode.NO_ERROR, "server shut down"
+                raise cancelled from None
         finally:
             connection.close(code, reason)
+
+
+def _split_cancellation(
+    error: BaseException,
+) -> tuple[BaseException | None, BaseException | None]:
+    """What of ``error`` is Trio's cancellation, and what is not."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)
+    return (error, None) if isinstance(error, trio.Cancelled) else (None, error)
 
 
 def _log_failure(connection: QuicConnection, error: Exception) -> None:

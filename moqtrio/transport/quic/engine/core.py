@@ -80,6 +80,12 @@ class Engine(SendingEngine):
         return self._state is QuicConnectionState.TERMINATED
 
     @property
+    def idle_timeout(self) -> float:
+        """Seconds of silence that end the connection: the shorter of what both sides want."""
+        own: float = self._configuration.idle_timeout
+        return min(own, self._remote_max_idle_timeout or own)
+
+    @property
     def smoothed_rtt(self) -> float:
         """Seconds; 0 before the first sample."""
         return float(self._loss._rtt_smoothed)
@@ -178,6 +184,10 @@ class Engine(SendingEngine):
         context._client_handle_certificate_verify = checked
 
     # I/O-free driving
+
+    def _idle_timeout(self) -> float:
+        # aioquic takes a peer's 0 for the shortest of timeouts: it is none at all.
+        return max(self.idle_timeout, 3 * float(self._loss.get_probe_timeout()))
 
     def transmit(self, now: float) -> list[tuple[bytes, Any]]:
         """The datagrams to send now, with their addresses."""
