@@ -18,8 +18,9 @@ from moqtrio.transport.quic.client import connect_over
 from moqtrio.transport.quic.configuration import client_configuration, server_configuration
 from moqtrio.transport.quic.server import Acceptor
 from moqtrio.transport.settings import TransportSettings
+from moqtrio.transport.tls import ClientTls, ServerTls
 
-from .pairs import ALPN, development_tls, pinned, plain_settings
+from .pairs import ALPN, development_tls, plain_settings
 
 CLIENT, SERVER = ("10.0.0.1", 1111), ("10.0.0.2", 4443)
 
@@ -34,7 +35,8 @@ class Network:
     loss: float = 0.0
     duplication: float = 0.0
     cut: bool = False
-    sent: list[tuple[float, int]] = attrs.Factory(list)
+    #: When each datagram set out, from where, and its size.
+    sent: list[tuple[float, Any, int]] = attrs.Factory(list)
 
     def __attrs_post_init__(self) -> None:
         self._random = random.Random(self.seed)
@@ -49,7 +51,7 @@ class Network:
 
     def carry(self, data: bytes, source: Any, target: Any) -> None:
         now = trio.current_time()
-        self.sent.append((now, len(data)))
+        self.sent.append((now, source, len(data)))
         copies = 2 if self._random.random() < self.duplication else 1
         for _ in range(copies):
             if self.cut or self._random.random() < self.loss:
@@ -112,8 +114,11 @@ async def simulated_pair(
     *,
     client: TransportSettings | None = None,
     server: TransportSettings | None = None,
+    tls: ServerTls | None = None,
 ) -> AsyncIterator[tuple[Connection, Connection]]:
     """A client's and a server's connection over ``network``."""
+    tls = tls or development_tls()
+    pin = ClientTls(fingerprint=tls.fingerprint)
     send, receive = trio.open_memory_channel[Connection](1)
     near_settings, far_settings = client or plain_settings(), server or plain_settings()
 
@@ -123,7 +128,6 @@ async def simulated_pair(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(network.run)
-        tls = development_tls()
         acceptor = Acceptor(
             handler,
             nursery,
@@ -133,14 +137,14 @@ async def simulated_pair(
         nursery.start_soon(acceptor.add_endpoint(network.socket(SERVER)).run)
         configuration = client_configuration(
             alpn=[ALPN],
-            tls=pinned(),
+            tls=pin,
             authorities=None,
             server_name="server.test",
             settings=near_settings,
             secrets=None,
         )
         _, near = await connect_over(
-            nursery, network.socket(CLIENT), SERVER, configuration, pinned(), near_settings
+            nursery, network.socket(CLIENT), SERVER, configuration, pin, near_settings
         )
         yield near, await receive.receive()
         nursery.cancel_scope.cancel()
