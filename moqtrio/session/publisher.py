@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import trio
@@ -15,13 +16,11 @@ from ..transport.connection import BidiStream, Connection
 from ..wire import lite
 from .control import ControlStream
 from .fetching import send_group
+from .patience import REQUEST_TIMEOUT, patiently
 from .scope import open_scope
 from .serving import ServingLimits, SubscriptionServer
 
 logger = logging.getLogger("moqtrio.session")
-
-REQUEST_TIMEOUT = 10.0
-"""Seconds a peer may take from opening a stream to having said what it is for."""
 
 LONGEST_LATENCY = 100 * 365 * 86400.0
 """Seconds that stand for "any latency" on the wire, where 0 means that only the latest group
@@ -71,14 +70,13 @@ class Publisher:
 
     async def _answer(self, control: ControlStream) -> None:
         try:
-            with trio.fail_after(REQUEST_TIMEOUT):
-                kind = await control.read_varint()
-                if kind not in _REQUESTS:
-                    raise RequestError(
-                        f"no request is known by stream type {kind}", code=StreamCode.CANCEL
-                    )
-                message, handler = _REQUESTS[kind]
-                request = await control.require(message)
+            kind = await patiently(self._connection, control.read_varint)
+            if kind not in _REQUESTS:
+                raise RequestError(
+                    f"no request is known by stream type {kind}", code=StreamCode.CANCEL
+                )
+            message, handler = _REQUESTS[kind]
+            request = await patiently(self._connection, partial(control.require, message))
         except trio.TooSlowError:
             raise RequestError(
                 f"the peer did not say what it wants within {REQUEST_TIMEOUT} s",

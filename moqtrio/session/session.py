@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 from typing import Literal
 
@@ -32,7 +33,8 @@ from ..wire import Version, lite
 from .announcements import Announcements
 from .control import ControlStream
 from .group_stream import StreamGroupConsumer
-from .publisher import LONGEST_LATENCY, REQUEST_TIMEOUT, Publisher
+from .patience import patiently
+from .publisher import LONGEST_LATENCY, Publisher
 from .scope import open_scope
 from .serving import ServingLimits
 from .subscription import Order, Subscription
@@ -317,21 +319,12 @@ class Session:
 
     async def _route_slowly(self, stream: ReceiveStream) -> None:
         """A stream whose first bytes come one by one, or that is no group at all."""
-        data = b""
+        data = bytearray()
         try:
-            with trio.fail_after(REQUEST_TIMEOUT):
-                while True:
-                    header = lite.decode_uni_header(data)
-                    if header is not None or len(data) > _HEADER_BYTES:
-                        break
-                    more = bytes(await stream.receive_some(_HEADER_BYTES))
-                    if not more:
-                        raise DecodeError("the stream ended within its header")
-                    data += more
-                assert header is not None, "a header is at most 25 bytes"
-                if header.stream_type == lite.UniStreamType.SETUP:
-                    await self._receive_setup(data[header.consumed :], stream)
-                    return
+            header = await patiently(self._connection, partial(_read_header, stream, data))
+            if header.stream_type == lite.UniStreamType.SETUP:
+                await self._receive_setup(data[header.consumed :], stream)
+                return
         except StreamReset:
             return
         except trio.TooSlowError:
@@ -344,17 +337,12 @@ class Session:
             logger.info("%s: unknown stream type %d", self.remote_address, header.stream_type)
             stream.stop(StreamCode.CANCEL)
             return
-        self._group(header.group, stream, preload=data[header.consumed :])
+        self._group(header.group, stream, preload=bytes(data[header.consumed :]))
 
-    async def _receive_setup(self, data: bytes, stream: ReceiveStream) -> None:
+    async def _receive_setup(self, data: bytearray, stream: ReceiveStream) -> None:
         decoder = lite.MessageDecoder()
         decoder.feed(data)
-        while (setup := decoder.next_message(lite.Setup)) is None:
-            more = await stream.receive_some()
-            if more:
-                decoder.feed(more)
-            else:
-                raise DecodeError("the stream ended within SETUP")
+        setup = await patiently(self._connection, partial(_read_setup, stream, decoder))
         if self._peer_setup is not None:
             raise ProtocolError("a second SETUP")
         self._peer_setup = setup
@@ -389,6 +377,25 @@ class Session:
             except DecodeError as error:
                 self._refuse_uni(stream, error)
         subscription.group_arrived(group)
+
+
+async def _read_header(stream: ReceiveStream, data: bytearray) -> lite.UniHeader:
+    """The start of a stream, whose bytes go to ``data`` as they come."""
+    while (header := lite.decode_uni_header(data)) is None:
+        more = await stream.receive_some(_HEADER_BYTES)
+        if not more:
+            raise DecodeError("the stream ended within its header")
+        data += more
+    return header
+
+
+async def _read_setup(stream: ReceiveStream, decoder: lite.MessageDecoder) -> lite.Setup:
+    while (setup := decoder.next_message(lite.Setup)) is None:
+        more = await stream.receive_some()
+        if not more:
+            raise DecodeError("the stream ended within SETUP")
+        decoder.feed(more)
+    return setup
 
 
 def _refused(what: str, error: StreamReset) -> RequestError:

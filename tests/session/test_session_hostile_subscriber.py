@@ -402,7 +402,7 @@ async def test_a_bad_update_ends_its_subscription(
 @pytest.mark.parametrize("leave", ["fin", "reset", "stop", "both"])
 async def test_however_the_subscriber_leaves_nothing_stays(leave: str) -> None:
     origin = Origin()
-    track, target = await stored_track(origin, range(3))
+    track, _ = await stored_track(origin, range(3))
     track.append_group()
     async with raw_subscriber(origin) as raw:
         stream = await raw.request(SUBSCRIBE, Subscribe(5, "b", "t", start=0))
@@ -431,7 +431,7 @@ async def test_however_the_subscriber_leaves_nothing_stays(leave: str) -> None:
 
 async def test_a_thousand_wishes_a_second_leave_one_wait() -> None:
     origin = Origin()
-    track, target = await stored_track(origin, range(10))
+    _, target = await stored_track(origin, range(10))
     target.stall()
     async with raw_subscriber(origin) as raw:
         stream = await raw.request(SUBSCRIBE, Subscribe(5, "b", "t", start=0))
