@@ -103,8 +103,24 @@ async def read_all(stream: Any) -> bytes:
     return b"".join(parts)
 
 
+class _Watch(trio.abc.Instrument):
+    """Looks at a condition after each step of any task: nothing else can change it."""
+
+    def __init__(self, condition: Callable[[], bool]) -> None:
+        self._condition = condition
+        self.met = trio.Event()
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if self._condition():
+            self.met.set()
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Let other tasks, and the network, go on until ``condition`` holds."""
-    with trio.fail_after(5):
-        while not condition():  # noqa: ASYNC110  # it is counters of the network that change
-            await trio.sleep(0.001)
+    watch = _Watch(condition)
+    trio.lowlevel.add_instrument(watch)
+    try:
+        with trio.fail_after(5):
+            await watch.met.wait()
+    finally:
+        trio.lowlevel.remove_instrument(watch)

@@ -126,7 +126,7 @@ def test_one_seed_gives_one_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     tls = fixed_size_tls()
 
     def schedule(seed: int) -> list[tuple[float, Any, int]]:
-        trio._core._run._r.seed(seed)  # type: ignore[attr-defined]  # for this very purpose
+        trio._core._run._r.seed(seed)
         network = Network(seed=seed, loss=0.03, jitter=0.01, duplication=0.02)
         trio.run(exchange, network, tls, clock=MockClock(autojump_threshold=0))
         return network.sent
