@@ -296,8 +296,8 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
     @property
     def _last(self) -> int | None:
         """Where the subscription ends, as far as that is known."""
-        ends = [end for end in (self._final, self._request.end) if end is not None]
-        return min(ends, default=None)
+        final, end = self._final, self._request.end
+        return end if final is None or (end is not None and end < final) else final
 
     def _accounted(self) -> bool:
         """Whether every sequence up to the end has come or was dropped (arrival order)."""

@@ -151,6 +151,9 @@ class QuicConnection(ConnectionBase):
 
     def stream_discarded(self, stream: EngineStream) -> None:
         self._settle_peer_stream(stream, DISCARDED)
+        # Nothing will be reported any more. Without the cycle the halves are freed as soon
+        # as the application lets go of them: collecting it cost a tenth of the time.
+        stream.application_sends = stream.application_receives = None
 
     def stream_credit_grew(self) -> None:
         self._stream_credit_changed = True
