@@ -198,3 +198,20 @@ def test_a_peer_without_an_idle_timeout_is_not_dropped_at_once(fast_path: bool) 
     assert close_code(pair.server) is None
     pair.server.handle_timer(pair.now + 31)
     assert close_code(pair.server) is not None
+
+
+def test_a_far_away_crypto_crumb_makes_no_room_for_what_is_before_it() -> None:
+    pair = Pair()
+    pair.send_raw(crypto_crumb(400_000))
+    assert close_code(pair.server) == QuicErrorCode.CRYPTO_BUFFER_EXCEEDED
+
+
+def test_a_tls_message_without_end_is_refused() -> None:
+    pair = Pair()
+    offset, data = 0, b"\x01\xff\xff\xff" + bytes(1000)
+    while close_code(pair.server) is None and offset < 400_000:
+        size = encode_uint_var(len(data))
+        pair.send_raw(b"\x06" + encode_uint_var(offset) + size + data)
+        offset += len(data)
+        data = bytes(1000)
+    assert close_code(pair.server) == QuicErrorCode.CRYPTO_BUFFER_EXCEEDED

@@ -14,7 +14,9 @@ from ..buffers import ReceiveBuffer, SendBuffer, TooManyPieces, WrongFinalSize
 from .scheduling import SchedulingEngine
 from .stream import FINISHED_SENDER, EngineStream
 
-# A handshake is some packets long, and some clients cut theirs up for sport.
+# A chain of certificates is the longest part of a handshake (RFC 9000 section 7.5).
+_MAX_CRYPTO = 128 * 1024
+# Some clients cut theirs up for sport.
 _MAX_CRYPTO_PIECES = 256
 
 
@@ -144,14 +146,24 @@ class ReceivingEngine(SchedulingEngine):
         super()._handle_ack_frame(context, frame_type, buf)
 
     def _handle_crypto_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
-        super()._handle_crypto_frame(context, frame_type, buf)
-        # aioquic bounds the bytes; what it does per piece takes time for every other one.
-        if len(self._crypto_streams[context.epoch].receiver._ranges) > _MAX_CRYPTO_PIECES:
-            raise QuicConnectionError(
-                error_code=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
-                frame_type=frame_type,
-                reason_phrase="The handshake came in too many pieces",
-            )
+        """Bound what aioquic holds of a handshake: it makes room for all that is missing
+        before a frame, and what it does per piece takes time for every other one."""
+        receiver = self._crypto_streams[context.epoch].receiver
+        start = buf.tell()
+        stop = buf.pull_uint_var() + buf.pull_uint_var()
+        buf.seek(start)
+        if stop - receiver.starting_offset() <= _MAX_CRYPTO:
+            super()._handle_crypto_frame(context, frame_type, buf)
+            if (
+                len(receiver._ranges) <= _MAX_CRYPTO_PIECES
+                and len(self.tls._receive_buffer) <= _MAX_CRYPTO
+            ):
+                return
+        raise QuicConnectionError(
+            error_code=QuicErrorCode.CRYPTO_BUFFER_EXCEEDED,
+            frame_type=frame_type,
+            reason_phrase="The handshake is too long, or came in too many pieces",
+        )
 
     def _handle_reset_stream_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
         stream_id = buf.pull_uint_var()
