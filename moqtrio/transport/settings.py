@@ -14,8 +14,8 @@ _MEBIBYTE = 1 << 20
 LARGEST_DATAGRAM_SIZE = 16384
 # RFC 9000 section 14.1: every path must carry this much.
 SMALLEST_DATAGRAM_SIZE = 1200
-# RFC 9000 section 4.6: a stream count above 2^60 cannot be expressed.
-_LARGEST_STREAM_COUNT = 1 << 60
+# A peer's one frame may open all the streams it is allowed (RFC 9000 section 2.1).
+_LARGEST_STREAM_COUNT = 1 << 16
 
 
 def _between(low: float, high: float) -> Any:

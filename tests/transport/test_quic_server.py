@@ -179,6 +179,8 @@ async def test_a_defect_in_one_connection_spares_the_others(
             connections[0]._engine.receive_datagram = broken  # type: ignore[attr-defined]
             bad.open_uni_nowait().send_nowait(b"x")
             assert (await connections[0].wait_closed()).reason == "internal error"
+            with trio.fail_after(2):
+                assert (await bad.wait_closed()).reason == "internal error"
             assert await ask(good, b"unharmed") == b"unharmed"
             assert "a defect" in caplog.text
         nursery.cancel_scope.cancel()

@@ -13,6 +13,7 @@ from moqtrio.transport.quic import buffers
 from moqtrio.transport.quic.engine import Engine, core
 from moqtrio.transport.quic.engine.stock import StockConnection
 
+from .pairs import plain_settings
 from .test_quic_engine import CLIENT, SERVER, Pair
 
 
@@ -215,3 +216,9 @@ def test_a_tls_message_without_end_is_refused() -> None:
         offset += len(data)
         data = bytes(1000)
     assert close_code(pair.server) == QuicErrorCode.CRYPTO_BUFFER_EXCEEDED
+
+
+@pytest.mark.parametrize("name", ["max_streams_uni", "max_streams_bidi"])
+def test_no_peer_can_be_let_open_streams_without_end(name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        plain_settings(**{name: 100_000})

@@ -7,6 +7,7 @@ only marks a connection dirty, so all that runs in one scheduler tick shares one
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import logging
@@ -275,6 +276,10 @@ class Endpoint:
             step(*args)
         except Exception:
             logger.exception("connection with %s failed", connection.remote_address)
+            # Maybe it can still say goodbye, which spares the peer the idle timeout.
+            with contextlib.suppress(Exception):
+                connection._engine.shut(SessionCode.INTERNAL, "internal error")
+                self.send(connection._engine.transmit(trio.current_time()))
             self._remove(connection)
             connection._terminate(
                 SessionClosed("internal error", code=SessionCode.INTERNAL, remote=False)
