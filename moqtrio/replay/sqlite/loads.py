@@ -44,6 +44,7 @@ class Reading:
     loaded_bytes: int = 0
     in_flight: int = 0
     read_ahead: int = 0
+    closed: bool = False
     # The slots above bound the threads; run_sync wants a limiter too.
     _threads: trio.CapacityLimiter = attrs.Factory(lambda: trio.CapacityLimiter(math.inf))
 
@@ -145,6 +146,9 @@ class TrackLoads:
         await self._join((sequence, frame))
 
     async def _join(self, key: LoadKey) -> None:
+        if self._reading.closed:  # who asks again is told so
+            await trio.lowlevel.checkpoint()
+            return
         load = self._find(key)
         if load is None:
             load = self._start(key, min(FIRST_LOAD, self._reading.largest_load()))

@@ -136,6 +136,8 @@ class SqliteStore:
                     yield store
                 except Exception as error:
                     failure = error  # Comes out bare, unless tasks fail too.
+                finally:
+                    store._stop_reading()
                 nursery.cancel_scope.cancel()
         except BaseExceptionGroup as group:
             causes = group.exceptions if failure is None else (failure, *group.exceptions)
@@ -270,6 +272,12 @@ class SqliteStore:
                 delay = _RETRY_SECONDS
             with trio.move_on_after(max(delay, 0.0)):
                 await changed.wait()
+
+    def _stop_reading(self) -> None:
+        """The tasks that read are about to end, before the store itself: recording goes on."""
+        self._reading.closed = True
+        for track in self._tracks.values():
+            track.close()
 
     async def _close(self) -> None:
         for target, track in self._attached.items():

@@ -75,7 +75,7 @@ class SqliteTrack:
         Raises ReplayError: not retryable for a group that is damaged and for a store that
         is closed, retryable where the disk failed.
         """
-        self._shelf.check_open()
+        self._check_readable()
         oldest = self.spans.oldest
         if oldest is None or sequence >= self.spans.end:
             return Missing(None)
@@ -130,7 +130,7 @@ class SqliteTrack:
 
     def check_readable(self, sequence: int, head: int) -> None:
         """Raise ReplayError where the store is closed, or slice ``head`` was evicted."""
-        self._shelf.check_open()
+        self._check_readable()
         if not self._shelf.has_slice(head):
             raise evicted(sequence)
 
@@ -292,6 +292,11 @@ class SqliteTrack:
         """The store closes: let everyone who waits ask again."""
         self._loads.wake()
         self.wake()
+
+    def _check_readable(self) -> None:
+        self._shelf.check_open()
+        if self.reading.closed:
+            raise ReplayError(f"the store of {self.key.label} is being closed", retryable=False)
 
     def _recorded_frames(self, sequence: int) -> int | None:
         group = self._open.get(sequence)

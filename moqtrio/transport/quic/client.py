@@ -143,6 +143,9 @@ async def _run_until_cancelled(
             task_status.started(scope)
             await endpoint.run()
     finally:
+        # Cancelled from outside, this may come before the block that uses the connection
+        # has ended: the peer is told all the same.
+        endpoint.close_all(0, "")
         endpoint.socket.close()
 
 
