@@ -427,6 +427,8 @@ async def test_however_the_subscriber_leaves_nothing_stays(leave: str) -> None:
         codes = [reset_code(stream) for stream in live]
         assert codes[-2:] == [StreamCode.CANCEL] * 2, "groups that were open are reset"
         assert raw.server_connection.statistics().streams_open == 0
+        again = await raw.request(SUBSCRIBE, Subscribe(5, "b", "t", start=0))
+        assert received(again), "the id is free again"
 
 
 async def test_a_thousand_wishes_a_second_leave_one_wait() -> None:

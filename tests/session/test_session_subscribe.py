@@ -414,25 +414,32 @@ async def test_a_start_that_is_raised_before_the_answer_has_come(origin: Origin)
         publish(track)
 
 
+@pytest.mark.parametrize("known", [False, True])
 async def test_a_raised_start_takes_effect_although_the_store_stalls(
-    origin: Origin, autojump_clock: MockClock
+    origin: Origin, known: bool, autojump_clock: MockClock
 ) -> None:
     """The way out for a subscriber who had rather go live than wait for history."""
-    track, target = await stored_track(origin, range(5))
+    track, target = await stored_track(origin, range(1, 200))
     publish(track)
+    if not known:
+        target.stall()
+    transport = TransportSettings(max_streams_uni=1)
     async with (
-        session_pair(origin) as pair,
+        session_pair(origin, transport=transport) as pair,
         pair.client.subscribe("b", "t", start=0) as subscription,
     ):
-        assert await see(subscription) == groups(0)[0]
-        target.stall()
-        await subscription.update(start=2)
-        await wait_all_tasks_blocked()
-        for start in range(3, 6):
-            await subscription.update(start=start)
+        if known:
             await wait_all_tasks_blocked()
+            target.stall()
+            assert await see(subscription) == groups(1)[0]
+        await wait_all_tasks_blocked()
+        assert target._changed.statistics().tasks_waiting == 1
+        await subscription.update(start=100)
+        await wait_all_tasks_blocked()
+        assert target._changed.statistics().tasks_waiting == 1
+        await subscription.update(start=200)
         with trio.fail_after(1):
-            assert await see(subscription) == groups(5)[0]
+            assert await see(subscription) == groups(200)[0]
         assert target._changed.statistics().tasks_waiting == 0
 
 
