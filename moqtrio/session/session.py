@@ -303,19 +303,16 @@ class Session:
     def _route(self, stream: ReceiveStream, nursery: trio.Nursery) -> None:
         """Look at the start of a stream; where that is not all there, do so later."""
         try:
-            data = stream.peek_nowait()
-            header = lite.decode_uni_header(data)
+            header = lite.decode_group_header(stream.peek_nowait())
         except trio.WouldBlock:
             header = None
         except StreamReset:
             return
-        except DecodeError as error:
-            self._refuse_uni(stream, error)
-            return
-        if header is None or header.group is None:
+        if header is None:
             nursery.start_soon(self._route_slowly, stream)
         else:
-            self._group(header.group, stream, skip=header.consumed)
+            subscribe_id, sequence, consumed = header
+            self._group(subscribe_id, sequence, stream, skip=consumed)
 
     async def _route_slowly(self, stream: ReceiveStream) -> None:
         """A stream whose first bytes come one by one, or that is no group at all."""
@@ -333,11 +330,13 @@ class Session:
         except DecodeError as error:
             self._refuse_uni(stream, error)
             return
-        if header.group is None:
+        group = header.group
+        if group is None:
             logger.info("%s: unknown stream type %d", self.remote_address, header.stream_type)
             stream.stop(StreamCode.CANCEL)
             return
-        self._group(header.group, stream, preload=bytes(data[header.consumed :]))
+        rest = bytes(data[header.consumed :])
+        self._group(group.subscribe_id, group.sequence, stream, preload=rest)
 
     async def _receive_setup(self, data: bytearray, stream: ReceiveStream) -> None:
         decoder = lite.MessageDecoder()
@@ -354,18 +353,19 @@ class Session:
 
     def _group(
         self,
-        header: lite.GroupHeader,
+        subscribe_id: int,
+        sequence: int,
         stream: ReceiveStream,
         *,
         skip: int = 0,
         preload: bytes = b"",
     ) -> None:
-        subscription = self._subscriptions.get(header.subscribe_id)
+        subscription = self._subscriptions.get(subscribe_id)
         if subscription is None:
             stream.stop(StreamCode.CANCEL)  # A group that was under way when we unsubscribed.
             return
         group = StreamGroupConsumer(
-            header.sequence,
+            sequence,
             stream,
             skip=skip,
             timescale=subscription.info.timescale,

@@ -224,6 +224,8 @@ def test_group_stream_header(subscribe_id: int, sequence: int, frames: bytes) ->
         assert decoded == (lite.UniStreamType.GROUP, header, len(encoded))
     for size in range(len(encoded)):
         assert lite.decode_uni_header(encoded[:size]) is None
+        assert lite.decode_group_header(encoded[:size]) is None
+    assert lite.decode_group_header(encoded + frames) == (subscribe_id, sequence, len(encoded))
 
 
 def test_group_stream_header_in_longer_varints_than_needed() -> None:
@@ -245,6 +247,15 @@ def test_other_unidirectional_streams_are_only_reported(
 ) -> None:
     decoded = lite.decode_uni_header(bytes.fromhex(data) + b"\xff\xff")
     assert decoded == (stream_type, None, consumed)
+
+
+@given(st.binary(max_size=40) | st.binary(max_size=24).map(lambda tail: b"\0" + tail))
+def test_the_fast_group_header_says_what_the_careful_one_says(data: bytes) -> None:
+    fast = lite.decode_group_header(data)
+    if fast is not None:
+        subscribe_id, sequence, consumed = fast
+        group = lite.GroupHeader(subscribe_id, sequence)
+        assert lite.decode_uni_header(data) == (lite.UniStreamType.GROUP, group, consumed)
 
 
 @given(st.binary(max_size=40))

@@ -78,8 +78,8 @@ DEFAULT_MAX_FRAME_BYTES DEFAULT_MAX_MESSAGE_BYTES MAX_HOPS MAX_SETUP_PARAMETERS 
 UNKNOWN_HOP Announce AnnounceOk AnnounceRequest AnnounceStatus BidiStreamType Datagram Fetch
 FrameDecoder FrameLike Goaway GroupHeader Message MessageDecoder Probe ProbeLevel ResponseType
 Role Setup SetupParameter Subscribe SubscribeDrop SubscribeEnd SubscribeResponse SubscribeStart
-SubscribeUpdate Track TrackInfo UniHeader UniStreamType decode_uni_header encode_frames
-encode_group_header microseconds_to_ticks ticks_to_microseconds
+SubscribeUpdate Track TrackInfo UniHeader UniStreamType decode_group_header decode_uni_header
+encode_frames encode_group_header microseconds_to_ticks ticks_to_microseconds
 """
 
 

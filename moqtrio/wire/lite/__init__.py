@@ -28,6 +28,7 @@ from .group import (
     Datagram,
     GroupHeader,
     UniHeader,
+    decode_group_header,
     decode_uni_header,
     encode_group_header,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "TrackInfo",
     "UniHeader",
     "UniStreamType",
+    "decode_group_header",
     "decode_uni_header",
     "encode_frames",
     "encode_group_header",
