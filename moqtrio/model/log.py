@@ -20,7 +20,7 @@ from .group import Aborted, Group, GroupEnd, check_open
 from .notify import Watchers
 from .ranges import RangeSet
 
-logger = logging.getLogger("moqtrio.log")
+logger: logging.Logger = logging.getLogger("moqtrio.log")
 
 # What the wire can carry (RFC 9000 section 16: 62 bits): the end after the last group, and
 # any timestamp together with its distance from any other.
@@ -88,10 +88,10 @@ class TrackLog:
     """
 
     def __init__(self, limits: LogLimits | None = None, clock: MediaClock | None = None) -> None:
-        self.limits = LogLimits() if limits is None else limits
-        self.clock = MediaClock() if clock is None else clock
-        self.watchers = Watchers()
-        self.next_sequence = 0
+        self.limits: LogLimits = LogLimits() if limits is None else limits
+        self.clock: MediaClock = MediaClock() if clock is None else clock
+        self.watchers: Watchers = Watchers()
+        self.next_sequence: int = 0
         self.final_sequence: int | None = None
         self.aborted: int | None = None
         self._groups: dict[int, Group] = {}

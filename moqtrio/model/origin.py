@@ -44,8 +44,8 @@ class Origin:
     """
 
     def __init__(self, *, clock: MediaClock | None = None) -> None:
-        self.hop_id = secrets.randbelow(2**62 - 1) + 1
-        self.clock = MediaClock() if clock is None else clock
+        self.hop_id: int = secrets.randbelow(2**62 - 1) + 1
+        self.clock: MediaClock = MediaClock() if clock is None else clock
         self._broadcasts: dict[str, Broadcast] = {}
         self._watchers = Watchers()
 

@@ -70,8 +70,8 @@ class Track:
     ) -> None:
         self.broadcast = broadcast
         self.name = name
-        self.info = TrackInfo() if info is None else info
-        self.log = TrackLog(limits, clock)
+        self.info: TrackInfo = TrackInfo() if info is None else info
+        self.log: TrackLog = TrackLog(limits, clock)
         # Any: the model must not know the replay room, whose ReplaySource this is.
         self.source: Any = None if store is None else store.attach(self)
 

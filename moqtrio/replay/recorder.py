@@ -19,7 +19,7 @@ from ..model.log import TrackLog
 from ..model.notify import Wakeup
 from .target import GroupWrite, ReplayTarget
 
-logger = logging.getLogger("moqtrio.recorder")
+logger: logging.Logger = logging.getLogger("moqtrio.recorder")
 
 _MIN_RESERVE = 1024
 _MAX_RESERVE = 65536

@@ -31,7 +31,7 @@ class Announcements(trio.abc.ReceiveChannel[Announcement]):
         self._hop_id = hello.hop_id
         self._active: dict[str, Announcement] = {}
         self._ready: deque[Announcement] = deque()
-        self.initial = hello.active_count
+        self.initial: int = hello.active_count
 
     @property
     def active(self) -> tuple[Announcement, ...]:

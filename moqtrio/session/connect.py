@@ -20,7 +20,7 @@ from ..wire import OFFERED, Version, version_for_alpn
 from .session import Session, SessionSettings, open_session_over
 from .url import SessionUrl
 
-logger = logging.getLogger("moqtrio.session")
+logger: logging.Logger = logging.getLogger("moqtrio.session")
 
 
 @asynccontextmanager

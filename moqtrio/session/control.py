@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from ..errors import DecodeError, StreamCode
-from ..transport.connection import URGENT, BidiStream
+from ..transport.connection import URGENT, BidiStream, ReceiveStream, SendStream
 from ..wire.lite import Message, MessageDecoder, SubscribeResponse
 
 MessageT = TypeVar("MessageT", bound=Message)
@@ -21,8 +21,8 @@ class ControlStream:
     """
 
     def __init__(self, stream: BidiStream) -> None:
-        self.send = stream.send
-        self.receive = stream.receive
+        self.send: SendStream = stream.send
+        self.receive: ReceiveStream = stream.receive
         self._decoder = MessageDecoder()
         stream.send.set_priority(URGENT)
 

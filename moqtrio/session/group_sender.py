@@ -69,7 +69,7 @@ class GroupSender:
         self._answer: Ready[Sequence[Frame]] | Pending | Parked | End | None = None
         self._piece = b""
         self._finish = False
-        self.priority = priority
+        self.priority: int = priority
         self._pending: Pending | None = None
         self.stream: SendStream | None = None
 

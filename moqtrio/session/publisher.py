@@ -20,7 +20,7 @@ from .patience import REQUEST_TIMEOUT, patiently
 from .scope import open_scope
 from .serving import ServingLimits, SubscriptionServer
 
-logger = logging.getLogger("moqtrio.session")
+logger: logging.Logger = logging.getLogger("moqtrio.session")
 
 LONGEST_LATENCY = 100 * 365 * 86400.0
 """Seconds that stand for "any latency" on the wire, where 0 means that only the latest group

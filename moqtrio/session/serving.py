@@ -29,7 +29,7 @@ from ..wire.lite import (
 from .control import ControlStream
 from .group_sender import GroupSender, Progress
 
-logger = logging.getLogger("moqtrio.session")
+logger: logging.Logger = logging.getLogger("moqtrio.session")
 
 _STARTS_PER_TURN = 64
 

@@ -39,7 +39,7 @@ from .scope import open_scope
 from .serving import ServingLimits
 from .subscription import Order, Subscription
 
-logger = logging.getLogger("moqtrio.session")
+logger: logging.Logger = logging.getLogger("moqtrio.session")
 
 _HEADER_BYTES = 64
 _ACCEPTED_PER_TURN = 64

@@ -25,7 +25,7 @@ from ..wire.lite import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeStart, 
 from .control import ControlStream
 from .group_stream import StreamGroupConsumer
 
-logger = logging.getLogger("moqtrio.session")
+logger: logging.Logger = logging.getLogger("moqtrio.session")
 
 _IN_A_ROW = 32
 """Items handed out at once before other tasks get their turn."""

@@ -19,7 +19,7 @@ class Cache:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self.bytes = 0
+        self.bytes: int = 0
         self._entries: OrderedDict[Extent | Piece, TrackCache] = OrderedDict()
 
     def __len__(self) -> int:

@@ -32,7 +32,7 @@ class SqliteGroupReader:
     )
 
     def __init__(self, track: SqliteTrack, sequence: int, found: Piece | PackedAt) -> None:
-        self.sequence = sequence
+        self.sequence: int = sequence
         self._track = track
         self._head = found.head
         self._position = 0

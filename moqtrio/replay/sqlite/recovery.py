@@ -20,7 +20,7 @@ from .schema import file_bytes, remove_files, slice_number, slice_path, sync_dir
 from .shelf import Slice
 from .slices import recover
 
-logger = logging.getLogger("moqtrio.store")
+logger: logging.Logger = logging.getLogger("moqtrio.store")
 
 
 @attrs.frozen

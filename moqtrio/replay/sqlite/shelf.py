@@ -28,7 +28,7 @@ from .slices import SliceWriter, Written
 if TYPE_CHECKING:
     from .track import SqliteTrack
 
-logger = logging.getLogger("moqtrio.store")
+logger: logging.Logger = logging.getLogger("moqtrio.store")
 
 T = TypeVar("T")
 
@@ -91,8 +91,8 @@ class Shelf:
         limits: SliceLimits,
         now: Callable[[], float],
     ) -> None:
-        self.counters = WriteCounters()
-        self.changed = trio.Event()
+        self.counters: WriteCounters = WriteCounters()
+        self.changed: trio.Event = trio.Event()
         self._directory = directory
         self._catalog = catalog
         self._pool = pool

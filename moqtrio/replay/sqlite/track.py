@@ -41,8 +41,8 @@ class SqliteTrack:
     def __init__(self, shelf: Shelf, row: TrackRow, cache: Cache, reading: Reading) -> None:
         self.row = row
         self.reading = reading
-        self.spans = SpanIndex()
-        self.key = TrackKey(row.id, f"{row.broadcast}/{row.name}")
+        self.spans: SpanIndex = SpanIndex()
+        self.key: TrackKey = TrackKey(row.id, f"{row.broadcast}/{row.name}")
         self.in_use = False  # whether the catalog knows that sequences are being used
         self._shelf = shelf
         self._first_free = row.reserved_end if row.next_sequence is None else row.next_sequence

@@ -52,12 +52,12 @@ class SendBuffer:
         self._lost: deque[Frame] = deque()
         self._end_pending = False
         self._in_flight = 0  # frames
-        self.end_sent = False
-        self.highest_offset = 0
-        self.is_finished = False
+        self.end_sent: bool = False
+        self.highest_offset: int = 0
+        self.is_finished: bool = False
         self.reset_code: int | None = None
-        self.reset_pending = False
-        self.unsent = 0
+        self.reset_pending: bool = False
+        self.unsent: int = 0
 
     @property
     def has_frames(self) -> bool:
@@ -168,7 +168,7 @@ class PieceCount:
     __slots__ = ("held",)
 
     def __init__(self) -> None:
-        self.held = 0
+        self.held: int = 0
 
 
 class ReceiveBuffer:
@@ -191,11 +191,11 @@ class ReceiveBuffer:
         self._final_size: int | None = None
         self._offsets: list[int] = []  # sorted; the keys of _pieces
         self._pieces: dict[int, bytes] = {}  # disjoint, all beyond `delivered`
-        self.delivered = 0
-        self.highest_offset = 0
-        self.is_finished = False
+        self.delivered: int = 0
+        self.highest_offset: int = 0
+        self.is_finished: bool = False
         self.stop_code: int | None = None
-        self.stop_pending = False
+        self.stop_pending: bool = False
 
     def feed(self, offset: int, data: bytes, end: bool) -> bytes | None:
         """Take one frame; the bytes that are in order now, or None for no news.

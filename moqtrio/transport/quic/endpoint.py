@@ -21,7 +21,7 @@ from ...errors import SessionClosed, SessionCode
 from .connection import QuicConnection
 from .udp import DatagramSocket
 
-logger = logging.getLogger("moqtrio.transport")
+logger: logging.Logger = logging.getLogger("moqtrio.transport")
 
 CONNECTION_ID_LENGTH = 8
 

@@ -32,7 +32,7 @@ from .endpoint import CONNECTION_ID_LENGTH, Endpoint
 from .retry import RetryTokens
 from .udp import DatagramSocket, UdpSocket
 
-logger = logging.getLogger("moqtrio.transport")
+logger: logging.Logger = logging.getLogger("moqtrio.transport")
 
 Handler = Callable[[Connection], Awaitable[object]]
 

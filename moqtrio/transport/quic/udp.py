@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 import trio
 
-logger = logging.getLogger("moqtrio.transport.udp")
+logger: logging.Logger = logging.getLogger("moqtrio.transport.udp")
 
 Address = Any  # what the socket module takes for this family
 
@@ -83,7 +83,7 @@ class UdpSocket:
         self._queued_bytes = 0
         self._gso = False
         #: The kernel said that nothing listens at the peer's address.
-        self.refused = False
+        self.refused: bool = False
         sock.setblocking(False)
         for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
             with contextlib.suppress(OSError):

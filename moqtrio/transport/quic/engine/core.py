@@ -16,7 +16,7 @@ from ...tls import CertificatePin
 from .sending import DATAGRAM_FRAME_HEADER, SHORT_HEADER_AND_SEAL, SendingEngine
 from .stream import EngineOwner, EngineStream
 
-logger = logging.getLogger("moqtrio.transport")
+logger: logging.Logger = logging.getLogger("moqtrio.transport")
 
 _LARGEST_REASON = 256
 # RFC 9001 section 6.6 allows an AES-GCM key 2^23 packets: some hours of video.

@@ -131,6 +131,7 @@ class ReceivingEngine(SchedulingEngine):
                 reason_phrase=f"Over {'stream' if over_stream else 'connection'} data limit",
             )
         limit.used += newly
+        self._consume_data(0)  # credit that was held back may be due now
 
     def _handle_ack_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
         start = buf.tell()

@@ -16,7 +16,7 @@ from .stream import FINISHED_RECEIVER, EngineOwner, EngineStream
 _SPARE_ENTRIES = 64
 
 
-class SchedulingEngine(StockConnection):  # type: ignore[misc]  # see stock.py
+class SchedulingEngine(StockConnection):
     """Keeps the streams with something to send in order, and counts credit."""
 
     # aioquic's, as far as they are assigned here or below.
@@ -63,8 +63,8 @@ class SchedulingEngine(StockConnection):  # type: ignore[misc]  # see stock.py
         self._out_of_data_credit: dict[EngineStream, None] = {}
         # Streams with a RESET_STREAM, STOP_SENDING or MAX_STREAM_DATA to write.
         self._control: dict[EngineStream, None] = {}
-        self.unsent = 0
-        self.stuck = 0  # those of them that wait for credit of their own stream
+        self.unsent: int = 0
+        self.stuck: int = 0  # those of them that wait for credit of their own stream
         self.packets_lost = 0
         self._loss._pacer = TickPacer(max_datagram_size=configuration.max_datagram_size)
         self._loss._cc._rtt_monitor = SlowStartExit()

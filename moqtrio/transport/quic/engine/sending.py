@@ -39,6 +39,8 @@ _STREAM_CONTROL_SIZE = (
 class SendingEngine(FastReceivingEngine):
     """Overrides how aioquic fills packets, and what it does when one is lost."""
 
+    unsent: int
+
     # Filling packets
 
     def _write_application(self, builder: Any, network_path: QuicNetworkPath, now: float) -> None:

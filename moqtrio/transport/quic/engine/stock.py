@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aioquic
 from aioquic.quic.connection import QuicConnection
@@ -65,5 +65,26 @@ if _missing := missing_names(QuicConnection):
     )
 
 # aioquic's annotations describe the streams and buffers that this package replaces, so
-# to the type checkers its connection is anything.
-StockConnection: Any = QuicConnection
+# to the type checkers its connection has any attribute, of any type.
+if TYPE_CHECKING:
+
+    class StockConnection:
+        """aioquic's QUIC engine."""
+
+        _confirm_handshake: Any
+        _handle_ack_frame: Any
+        _handle_crypto_frame: Any
+        _handle_max_data_frame: Any
+        _handle_max_stream_data_frame: Any
+        _handle_max_streams_bidi_frame: Any
+        _handle_max_streams_uni_frame: Any
+        _initialize: Any
+        _log_key_updated: Any
+        close: Any
+        receive_datagram: Any
+
+        def __init__(self, *args: Any, **keywords: Any) -> None: ...
+        def __getattr__(self, name: str) -> Any: ...
+
+else:
+    StockConnection = QuicConnection

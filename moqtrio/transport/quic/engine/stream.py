@@ -62,19 +62,19 @@ class EngineStream:
         local_window: int,
         remote_window: int,
     ) -> None:
-        self.stream_id = stream_id
-        self.order = order
-        self.priority = 0
-        self.sender = sender
-        self.receiver = receiver
-        self.max_stream_data_local = local_window
-        self.max_stream_data_local_sent = local_window
-        self.max_stream_data_remote = remote_window
-        self.is_blocked = False
-        self.consumed = 0  # bytes the application took
+        self.stream_id: int = stream_id
+        self.order: int = order
+        self.priority: int = 0
+        self.sender: SendBuffer = sender
+        self.receiver: ReceiveBuffer = receiver
+        self.max_stream_data_local: int = local_window
+        self.max_stream_data_local_sent: int = local_window
+        self.max_stream_data_remote: int = remote_window
+        self.is_blocked: bool = False
+        self.consumed: int = 0  # bytes the application took
         self.entry: tuple[int, int, EngineStream] | None = None  # its place in the heap
-        self.stuck = 0  # unsent bytes, found to wait for max_stream_data_remote to grow
-        self.settled = 0  # of the peer's stream: what is over (see QuicConnectionBinding)
+        self.stuck: int = 0  # unsent bytes, found to wait for max_stream_data_remote to grow
+        self.settled: int = 0  # of the peer's stream: what is over (see QuicConnectionBinding)
         self.application_sends: Any = None
         self.application_receives: Any = None
 
