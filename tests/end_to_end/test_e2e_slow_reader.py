@@ -125,6 +125,24 @@ async def test_without_a_store_gaps_say_what_was_missed(
         slow.check_frames(shape)
 
 
+async def test_small_windows_are_no_dead_end(tmp_path: Path) -> None:
+    """Groups larger than a stream's window, and more of them at once than the connection's
+    window holds: whoever reads one group at a time gets on."""
+    shape = Shape(10, 6000)
+    origin = moqtrio.Origin()
+    async with SqliteStore.open(tmp_path / "store") as store, serving(origin) as server:
+        track = origin.create_broadcast(BROADCAST).create_track(TRACK, store=store, cache_age=0.0)
+        for _ in range(150):
+            publish_group(track, shape)
+        track.finish()
+        for _ in range(4):
+            follower = Follower()
+            with trio.fail_after(20):
+                async with server.connect(transport=SMALL_WINDOWS) as session:
+                    await follower.follow(session)
+            follower.check_whole(shape, 0, 150)
+
+
 async def test_two_subscriptions_of_one_connection(tmp_path: Path) -> None:
     """One that is not read holds what flow control gives each of its streams, and what is
     buffered for them must not keep the other's groups from being written."""
