@@ -225,7 +225,8 @@ class Subscriber:
         world = self.world
         aborted = isinstance(group.end, Aborted)
         trimmed = not world.in_store(group.sequence)
-        assert aborted or trimmed or world.broken, error  # P4
+        lost = world.log.lost_until(group.sequence) is not None  # only a part of it is stored
+        assert aborted or trimmed or lost or world.broken, error  # P4
         assert error.code != 0  # P8
 
     def finish(self, reading: Reading, how: RangeSet) -> None:
