@@ -12,12 +12,12 @@ import trio
 from ..errors import DecodeError, ReplayError, RequestError, StreamCode
 from ..model import Origin, Track, strip_prefix
 from ..replay import resolve_group
+from ..scope import open_scope
 from ..transport.connection import BidiStream, Connection
 from ..wire import lite
 from .control import ControlStream
 from .fetching import send_group
 from .patience import REQUEST_TIMEOUT, patiently
-from .scope import open_scope
 from .serving import ServingLimits, SubscriptionServer
 
 logger: logging.Logger = logging.getLogger("moqtrio.session")

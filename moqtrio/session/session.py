@@ -28,6 +28,7 @@ from ..errors import (
     describe_stream_code,
 )
 from ..model import GroupConsumer, Origin, TrackInfo
+from ..scope import open_scope
 from ..transport.connection import BidiStream, Connection, ConnectionStatistics, ReceiveStream
 from ..wire import Version, lite
 from .announcements import Announcements
@@ -35,7 +36,6 @@ from .control import ControlStream
 from .group_stream import StreamGroupConsumer
 from .patience import patiently
 from .publisher import LONGEST_LATENCY, Publisher
-from .scope import open_scope
 from .serving import ServingLimits
 from .subscription import Order, Subscription
 

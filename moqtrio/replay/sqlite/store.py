@@ -15,6 +15,7 @@ import trio
 
 from ...errors import ReplayError
 from ...model.track import Track
+from ...scope import open_scope
 from ..recorder import Recorder
 from .cache import Cache
 from .catalog import TrackRow
@@ -127,29 +128,18 @@ class SqliteStore:
         opened = await trio.to_thread.run_sync(open_directory, Path(path))
         limits = _make_limits(retention, retention_bytes, slice_seconds, slice_bytes)
         store = cls._assemble(opened, limits, cache_bytes, wall_clock)
-        failure: Exception | None = None
         try:
-            async with trio.open_nursery() as nursery:
+            async with open_scope() as nursery:
                 store._nursery = nursery
                 nursery.start_soon(store._keep_retention)
                 try:
                     yield store
-                except Exception as error:
-                    failure = error  # Comes out bare, unless tasks fail too.
                 finally:
                     store._stop_reading()
-                nursery.cancel_scope.cancel()
-        except BaseExceptionGroup as group:
-            causes = group.exceptions if failure is None else (failure, *group.exceptions)
-            if len(causes) == 1:
-                raise causes[0] from None
-            raise group.derive(causes) from None
         finally:
             with trio.CancelScope() as scope:
                 scope.shield = True
                 await store._close()
-        if failure is not None:
-            raise failure
 
     def track(self, broadcast: str, name: str) -> SqliteTrack:
         """The track of that name; always the same object.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
@@ -13,6 +13,7 @@ from aioquic.quic.packet import QuicErrorCode
 from aioquic.tls import AlertDescription
 
 from ...errors import ConnectError
+from ...scope import bare_exceptions
 from ..connection import Connection
 from ..settings import TransportSettings
 from ..tls import ClientTls, explain_certificate_error
@@ -56,7 +57,7 @@ async def open_quic(
     settings = TransportSettings() if settings is None else settings
     authorities = await tls.load_authorities()
     addresses = await _resolve(host, port)
-    with key_log(settings) as secrets, _bare_exceptions():
+    with key_log(settings) as secrets, bare_exceptions():
         configuration = client_configuration(
             alpn=alpn,
             tls=tls,
@@ -187,20 +188,3 @@ def _explain(
             "check the address, the UDP port and firewalls"
         )
     return ConnectError(f"no connection to {where}: {end.reason or 'closed without a reason'}")
-
-
-@contextmanager
-def _bare_exceptions() -> Iterator[None]:
-    """Let the one exception that ended a nursery out of its group."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) != 1:
-            raise
-        error = group.exceptions[0]
-        context = error.__context__
-        try:
-            raise error
-        finally:
-            # The group adds nothing: keep what the exception itself knew.
-            error.__context__ = context
