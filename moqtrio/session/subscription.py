@@ -6,6 +6,7 @@ import logging
 from bisect import insort
 from collections import deque
 from enum import Enum
+from types import EllipsisType
 from typing import Protocol
 
 import attrs
@@ -182,14 +183,18 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         raise trio.WouldBlock
 
     async def update(
-        self, *, end: int | None = None, start: int | None = None, priority: int | None = None
+        self,
+        *,
+        end: int | EllipsisType | None = ...,
+        start: int | None = None,
+        priority: int | None = None,
     ) -> None:
-        """Change what is asked for.
+        """Change what is asked for. What is not given stays as it is.
 
         Args:
             end: the new end (half-open), None for no end.
             start: skip ahead to this sequence; going back is not possible.
-            priority: 0 to 255; None leaves it as it is.
+            priority: 0 to 255.
 
         Raises ValueError, having changed nothing, where the range or a number is impossible.
         Cancelling it may leave the change half sent; then close the subscription.
@@ -197,7 +202,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         request = attrs.evolve(
             self._request,
             start=self._request.start if start is None else start,
-            end=end,
+            end=self._request.end if end is ... else end,
             priority=self._request.priority if priority is None else priority,
         )
         update = SubscribeUpdate(

@@ -364,6 +364,17 @@ async def test_order_arrival_accounts_for_what_was_skipped(
 # Wishes that change
 
 
+async def test_a_changed_priority_leaves_the_end_as_it_is(origin: Origin) -> None:
+    track = origin.create_broadcast("b").create_track("t")
+    publish(track, 3)
+    async with (
+        session_pair(origin) as pair,
+        pair.client.subscribe("b", "t", start=0, end=2) as subscription,
+    ):
+        await subscription.update(priority=5)
+        assert await see_all(subscription) == groups(0, 1)
+
+
 async def test_the_end_may_grow_after_it_was_reached_and_shrink(origin: Origin) -> None:
     track = origin.create_broadcast("b").create_track("t")
     publish(track, 10)
