@@ -47,6 +47,7 @@ class ConnectionBase(Connection):
         self._accepting_bidi = trio.lowlevel.ParkingLot()
         self._datagrams: deque[bytes] = deque(maxlen=settings.datagram_queue)
         self._datagram_readers = trio.lowlevel.ParkingLot()
+        self._readers_waiting = 0
         # Streams on which a write was refused, in the order of the refusals.
         self._starved_streams: dict[SendHalf, None] = {}
         self._on_writable: dict[object, Callable[[], None]] = {}
@@ -76,6 +77,11 @@ class ConnectionBase(Connection):
     @abc.abstractmethod
     def _stream_accepted(self, stream: ReceiveHalf) -> None:
         """The application took a stream out of the accept queue."""
+
+    def _lend_credit(self) -> None:
+        """A reader waits for a stream. Where what is unread on others fills the connection's
+        window, and could for ever, a binding over which streams may overtake one another
+        gives the peer more."""
 
     @abc.abstractmethod
     def _send_close(self, code: int, reason: str) -> None:

@@ -160,6 +160,11 @@ class Connection(abc.ABC):
     def remote_address(self) -> str:
         """The peer's address, for logs."""
 
+    @property
+    @abc.abstractmethod
+    def peer_window(self) -> int:
+        """Unread bytes the peer was ready to hold of all streams together at the start."""
+
     @abc.abstractmethod
     async def open_uni(self) -> SendStream:
         """Open a unidirectional stream, waiting for the peer's credit (first come, first

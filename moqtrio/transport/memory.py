@@ -264,6 +264,10 @@ class _MemoryConnection(ConnectionBase):
         return "memory:server" if self._is_client else "memory:client"
 
     @property
+    def peer_window(self) -> int:
+        return self._other._settings.connection_window
+
+    @property
     def max_datagram_size(self) -> int | None:
         return self._settings.max_datagram_size - _DATAGRAM_OVERHEAD
 

@@ -381,7 +381,7 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         try:
             await trio.lowlevel.checkpoint()
             while not self._has_news():
-                await self._sleep()
+                await self._wait_for_news()
         finally:
             self._busy = False
         return self.receive_nowait(max_bytes)
@@ -404,6 +404,15 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         await trio.lowlevel.checkpoint()
 
     # Inside
+
+    async def _wait_for_news(self) -> None:
+        connection = self._connection
+        connection._readers_waiting += 1
+        connection._lend_credit()
+        try:
+            await self._sleep()
+        finally:
+            connection._readers_waiting -= 1
 
     def _has_news(self) -> bool:
         return bool(

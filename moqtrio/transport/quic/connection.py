@@ -53,6 +53,7 @@ class QuicConnection(ConnectionBase):
         )
         self._client_side = configuration.is_client
         self._agreed_alpn = ""
+        self._peer_window = 0
         #: Set when the handshake is over, either way.
         self._handshake_over = trio.Event()
         self._on_established: Callable[[QuicConnection], None] | None = None
@@ -109,6 +110,10 @@ class QuicConnection(ConnectionBase):
             for stream in self._engine.live_streams
             if stream.application_receives is not None
         ]
+
+    def _lend_credit(self) -> None:
+        if self._end is None and self._engine.lend():
+            self._mark_dirty()
 
     def _mark_dirty(self) -> None:
         if not self._dirty:
@@ -222,6 +227,8 @@ class QuicConnection(ConnectionBase):
                 self._engine_closed(*cause)
             else:
                 self._after_batch()
+                if self._readers_waiting:
+                    self._lend_credit()
 
     def flush(self, now: float) -> list[tuple[bytes, Any]]:
         """What is to be sent now."""
@@ -260,6 +267,7 @@ class QuicConnection(ConnectionBase):
     def _established(self) -> None:
         self._endpoint.handshake_completed(self)
         self._agreed_alpn = self._engine.negotiated_alpn
+        self._peer_window = self._engine.peer_window
         self._stream_credit_changed = True
         if self._settings.keep_alive is not None:
             # RFC 9000 section 10.1: the shorter of both sides' timeouts counts.
@@ -300,6 +308,10 @@ class QuicConnection(ConnectionBase):
     @property
     def remote_address(self) -> str:
         return format_address(self._engine.get_peer_address() or self._address)
+
+    @property
+    def peer_window(self) -> int:
+        return self._peer_window
 
     @property
     def max_datagram_size(self) -> int | None:

@@ -65,6 +65,11 @@ class Engine(SendingEngine):
         return self.tls.alpn_negotiated or ""
 
     @property
+    def peer_window(self) -> int:
+        """Bytes the peer has admitted so far on all streams together."""
+        return int(self._remote_max_data)
+
+    @property
     def close_cause(self) -> tuple[int, int | None, str, bool] | None:
         """Error code, frame type (None for an application's close), reason, and whether
         the peer closed; None while the connection lives."""

@@ -138,6 +138,23 @@ class SchedulingEngine(StockConnection):
                 return True
         return announce
 
+    def lend(self) -> bool:
+        """Let the peer send a stream's window more than it may, once it can send nothing;
+        True if there is credit to announce.
+
+        For a reader that waits for one stream while others, unread, have used up the
+        connection's window. Unread bytes stay below twice that window.
+        """
+        limit = self._local_max_data
+        if limit.used < limit.value:
+            return False
+        most = self._data_consumed + 2 * self._connection_window
+        value = min(limit.used + self._stream_window, most)
+        if value <= limit.value:
+            return False
+        limit.value = value
+        return True
+
     def grant_stream(self, uni: bool) -> bool:
         """Let the peer open one more stream; True if that is worth announcing now."""
         limit = self._local_max_streams_uni if uni else self._local_max_streams_bidi
