@@ -122,13 +122,16 @@ def test_a_length_that_lies(message: lite.Message, difference: int, after: bytes
 def test_a_hostile_length_is_refused_at_once_and_allocates_nothing(length: int) -> None:
     decoder = MessageDecoder()
     decoder.feed(b"\x02" + encode_varint(length))
+    error: DecodeError | None = None
     tracemalloc.start()
-    try:
-        with pytest.raises(DecodeError, match=r"at most 65536 bytes, got \d+ \(at byte 1\)"):
-            decoder.next_response()
+    try:  # pytest.raises would compile a pattern, which takes more memory than the bound
+        decoder.next_response()
+    except DecodeError as caught:
+        error = caught
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+    assert str(error).endswith(f"at most 65536 bytes, got {length} (at byte 1)")
     assert peak < 16384
 
 
