@@ -36,6 +36,11 @@ class GroupSender:
     """One group on its way to one subscriber.
 
     Holds at most one encoded piece and one batch of frames, whatever the group's size.
+
+    Attributes:
+        is_over: whether all of it was sent, or it was given up.
+        is_parked: whether all there is of it was sent, when it was last advanced.
+        sent: the bytes the transport has taken.
     """
 
     __slots__ = (
@@ -48,7 +53,10 @@ class GroupSender:
         "_reader",
         "_ticks",
         "_timescale",
+        "is_over",
+        "is_parked",
         "priority",
+        "sent",
         "stream",
     )
 
@@ -72,6 +80,8 @@ class GroupSender:
         self.priority: int = priority
         self._pending: Pending | None = None
         self.stream: SendStream | None = None
+        self.is_over = self.is_parked = False
+        self.sent = 0
 
     @property
     def sequence(self) -> int:
@@ -98,10 +108,12 @@ class GroupSender:
         Raises ReplayError where the group cannot be completed, StreamReset where the peer
         does not want it, SessionClosed where the connection is over.
         """
+        self.is_parked = False
         for _ in range(_PIECES_PER_TURN):
             if not self._piece and not self._finish:
                 waiting = self._encode()
                 if waiting is not None:
+                    self.is_parked = waiting is Progress.PARKED
                     return waiting
             try:
                 stream = self.stream
@@ -110,8 +122,10 @@ class GroupSender:
                 stream.send_nowait(self._piece, finish=self._finish)
             except trio.WouldBlock:
                 return Progress.BLOCKED
+            self.sent += len(self._piece)
             self._piece = b""
             if self._finish:
+                self.is_over = True
                 self._reader.close()
                 return Progress.OVER
         return Progress.MORE
@@ -151,6 +165,7 @@ class GroupSender:
 
     def reset(self, code: int) -> None:
         """Give the group up. Never blocks, never raises."""
+        self.is_over = True
         self._reader.close()
         if self.stream is not None:
             self.stream.reset(code)

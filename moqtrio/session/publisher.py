@@ -100,7 +100,14 @@ class Publisher:
             raise DecodeError(f"subscribe id {request.subscribe_id} is in use on this session")
         self._subscribe_ids.add(request.subscribe_id)
         try:
-            await SubscriptionServer(self._connection, control, track, request, self._limits).run()
+            await SubscriptionServer(
+                self._connection,
+                control,
+                track,
+                request,
+                self._limits,
+                subscriptions=self._subscribe_ids,
+            ).run()
         finally:
             self._subscribe_ids.discard(request.subscribe_id)
 

@@ -9,7 +9,7 @@ Live and replayed groups take the same way.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sized
 
 import attrs
 import trio
@@ -26,6 +26,7 @@ from ..wire.lite import (
     SubscribeStart,
     SubscribeUpdate,
 )
+from .ahead import Ahead
 from .control import ControlStream
 from .group_sender import GroupSender, Progress
 
@@ -43,9 +44,13 @@ class ServingLimits:
             each holds about 128 KiB. Groups that were wholly handed to the transport,
             which has limits of its own, do not count: a long round trip does not slow
             the replay of small groups.
+        bytes_ahead: what may be sent of groups behind one that is not complete, if the
+            subscriber's window is large enough for twice that. It may read that one first,
+            and must have room for it.
     """
 
     groups_blocked: int = 4
+    bytes_ahead: int = 8 * 2**20
 
 
 class SubscriptionServer:
@@ -56,6 +61,8 @@ class SubscriptionServer:
         control: the subscribe stream.
         track: what was asked for.
         request: how it was asked for.
+        limits: what it may hold of this side's memory.
+        subscriptions: those that share the connection.
     """
 
     def __init__(
@@ -65,6 +72,8 @@ class SubscriptionServer:
         track: Track,
         request: Subscribe,
         limits: ServingLimits | None = None,
+        *,
+        subscriptions: Sized = (0,),
     ) -> None:
         self._connection = connection
         self._control = control
@@ -76,6 +85,9 @@ class SubscriptionServer:
         self._resolver = Resolver(track.log, track.source, start=request.start, end=request.end)
         self._wakeup = Wakeup()
         self._senders: list[GroupSender] = []
+        self._ordered = request.ordered
+        self._subscriptions = subscriptions
+        self._ahead = Ahead()
         self._blocked = 0
         self._started = False
         self._end_sent = False
@@ -153,6 +165,7 @@ class SubscriptionServer:
             if (
                 self._resolver_waits is not None
                 or self._blocked >= self._limits.groups_blocked
+                or self._is_far_ahead()
                 or not self._flush()
             ):
                 return moved
@@ -166,6 +179,7 @@ class SubscriptionServer:
                     priority=self._priority,
                 )
                 self._senders.append(sender)
+                self._ahead.begin(sender)
                 moved |= self._advance(sender, nursery)
             elif isinstance(answer, Dropped):
                 self._respond(SubscribeDrop(answer.start, answer.end, answer.code))
@@ -178,9 +192,10 @@ class SubscriptionServer:
 
     def _advance(self, sender: GroupSender, nursery: trio.Nursery) -> bool:
         """Move one group on; whether it could go further at once."""
-        if sender.is_waiting:
+        if sender.is_waiting or (self._ahead.includes(sender) and self._is_far_ahead()):
             self._block(sender)
             return False
+        before = sender.sent
         try:
             progress = sender.advance()
         except StreamReset:
@@ -190,6 +205,8 @@ class SubscriptionServer:
         except ReplayError as error:
             self._give_up(sender, error)
             return False
+        finally:
+            self._ahead.count(sender, sender.sent - before)
         if progress is Progress.OVER:
             self._senders.remove(sender)
         elif progress is Progress.PENDING:
@@ -198,6 +215,20 @@ class SubscriptionServer:
         elif progress is Progress.BLOCKED:
             self._block(sender)
         return progress is Progress.MORE
+
+    def _is_far_ahead(self) -> bool:
+        """Whether nothing more should be sent but the first group that is not complete.
+
+        Who takes groups as they come may read that one and others side by side, and should
+        have the others while nothing happens in it.
+        """
+        if not self._ahead.bytes or (not self._ordered and self._senders[0].is_parked):
+            return False
+        return self._ahead.bytes >= min(self._limits.bytes_ahead, self._share() // 2)
+
+    def _share(self) -> int:
+        """This subscription's part of what the peer takes without reading."""
+        return self._connection.peer_window // max(len(self._subscriptions), 1)
 
     def _block(self, sender: GroupSender) -> None:
         """Count a group that waits. Until its stream is open no later group may begin:
