@@ -47,7 +47,8 @@ class ConnectionBase(Connection):
         self._accepting_bidi = trio.lowlevel.ParkingLot()
         self._datagrams: deque[bytes] = deque(maxlen=settings.datagram_queue)
         self._datagram_readers = trio.lowlevel.ParkingLot()
-        self._readers_waiting = 0
+        # How many wait for bytes, of a bidirectional and of a unidirectional stream.
+        self._readers_waiting = [0, 0]
         # Streams on which a write was refused, in the order of the refusals.
         self._starved_streams: dict[SendHalf, None] = {}
         self._on_writable: dict[object, Callable[[], None]] = {}

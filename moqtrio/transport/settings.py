@@ -54,8 +54,9 @@ class TransportSettings:
 
     #: Unread bytes a peer may have sent on one stream.
     stream_window: int = attrs.field(default=_MEBIBYTE, validator=_between(1, 1 << 40))
-    #: Unread bytes a peer may have sent on all streams together; up to twice as many while
-    #: a reader waits for a stream that the others, unread, keep from going on.
+    #: Unread bytes a peer may have sent on all streams together; 16 KiB more while an
+    #: answer is waited for, and up to twice as many while a reader waits for a
+    #: unidirectional stream that the others, unread, keep from going on.
     connection_window: int = attrs.field(default=16 * _MEBIBYTE, validator=_between(1, 1 << 40))
     #: Unidirectional streams a peer may have open, including those not accepted yet.
     max_streams_uni: int = attrs.field(default=1024, validator=_between(0, _LARGEST_STREAM_COUNT))

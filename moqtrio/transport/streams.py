@@ -407,12 +407,13 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
 
     async def _wait_for_news(self) -> None:
         connection = self._connection
-        connection._readers_waiting += 1
+        uni = bool(self._stream_id & 2)  # RFC 9000 section 2.1
+        connection._readers_waiting[uni] += 1
         connection._lend_credit()
         try:
             await self._sleep()
         finally:
-            connection._readers_waiting -= 1
+            connection._readers_waiting[uni] -= 1
 
     def _has_news(self) -> bool:
         return bool(

@@ -67,3 +67,19 @@ async def test_what_is_lent_is_bounded() -> None:
         with trio.move_on_after(1):
             await received[b"8"].receive_some()  # on which nothing comes
         assert WINDOW < far.statistics().receive_buffered <= 2 * WINDOW
+
+
+async def test_little_is_lent_to_who_waits_for_an_answer() -> None:
+    async with quic_pair(client=plain_settings(), server=SETTINGS) as (near, far):
+        sent = await open_streams(near, 9)
+        await accept_streams(far, 9)
+        control = await near.open_bidi()
+        await control.send.send_all(b"?")
+        request = await far.accept_bidi()
+        assert await request.receive.receive_some() == b"?"
+        await fill(near, far, sent)
+        control.send.set_priority(1)
+        control.send.send_nowait(b"!")
+        with trio.fail_after(10):
+            assert await request.receive.receive_some() == b"!"
+        assert far.statistics().receive_buffered <= WINDOW + 16 * 1024

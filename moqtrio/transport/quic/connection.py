@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .endpoint import Endpoint
 
 _NEVER = float("inf")
+# Unread bytes beyond the window that are put up with so that an answer gets through.
+_ANSWERS = 16 * 1024
 
 
 class QuicConnection(ConnectionBase):
@@ -112,8 +114,12 @@ class QuicConnection(ConnectionBase):
         ]
 
     def _lend_credit(self) -> None:
-        if self._end is None and self._engine.lend():
-            self._mark_dirty()
+        if self._end is None:
+            # Somebody nearly always waits for the next answer on a bidirectional stream.
+            answers, data = self._readers_waiting
+            most = self._settings.connection_window if data else _ANSWERS if answers else 0
+            if self._engine.lend(most):
+                self._mark_dirty()
 
     def _mark_dirty(self) -> None:
         if not self._dirty:
@@ -227,8 +233,7 @@ class QuicConnection(ConnectionBase):
                 self._engine_closed(*cause)
             else:
                 self._after_batch()
-                if self._readers_waiting:
-                    self._lend_credit()
+                self._lend_credit()
 
     def flush(self, now: float) -> list[tuple[bytes, Any]]:
         """What is to be sent now."""

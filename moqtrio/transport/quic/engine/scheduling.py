@@ -138,17 +138,17 @@ class SchedulingEngine(StockConnection):
                 return True
         return announce
 
-    def lend(self) -> bool:
+    def lend(self, most: int) -> bool:
         """Let the peer send a stream's window more than it may, once it can send nothing;
         True if there is credit to announce.
 
         For a reader that waits for one stream while others, unread, have used up the
-        connection's window. Unread bytes stay below twice that window.
+        connection's window. It is exceeded by ``most`` unread bytes at most.
         """
         limit = self._local_max_data
         if limit.used < limit.value:
             return False
-        most = self._data_consumed + 2 * self._connection_window
+        most += self._data_consumed + self._connection_window
         value = min(limit.used + self._stream_window, most)
         if value <= limit.value:
             return False
