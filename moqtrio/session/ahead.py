@@ -16,7 +16,7 @@ class Ahead:
 
     def __init__(self) -> None:
         self._begun: deque[GroupSender] = deque()
-        self.bytes = 0
+        self.bytes: int = 0
 
     def begin(self, sender: GroupSender) -> None:
         """A group is about to be sent, the latest so far."""

@@ -80,8 +80,9 @@ class GroupSender:
         self.priority: int = priority
         self._pending: Pending | None = None
         self.stream: SendStream | None = None
-        self.is_over = self.is_parked = False
-        self.sent = 0
+        self.is_over: bool = False
+        self.is_parked: bool = False
+        self.sent: int = 0
 
     @property
     def sequence(self) -> int:
