@@ -7,7 +7,8 @@ the disk agree, whatever is cancelled.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -224,12 +225,18 @@ class Shelf:
             self._closed = True
             for track in self._tracks.values():
                 track.close()
-            try:
+            now = self.now()
+            with self._logging_failure():
                 await self._seal()
-                now = self.now()
+            with self._logging_failure():  # the files are closed whatever became of the slice
                 await self._in_thread(lambda: self._close_catalog(now))
-            except ReplayError as error:
-                logger.error("%s was not closed cleanly: %s", self._directory, error)
+
+    @contextmanager
+    def _logging_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except ReplayError as error:
+            logger.error("%s was not closed cleanly: %s", self._directory, error)
 
     def _close_catalog(self, now: float) -> None:
         self._pool.close()
@@ -272,7 +279,11 @@ class Shelf:
             def create() -> SliceWriter:
                 self._catalog.put_slice(number, CREATING, now)
                 writer = SliceWriter.create(path, number)
-                self._catalog.put_slice(number, ACTIVE, now)
+                try:
+                    self._catalog.put_slice(number, ACTIVE, now)
+                except BaseException:
+                    writer.close()
+                    raise
                 return writer
 
             self._writer = await self._in_thread(create)

@@ -147,6 +147,10 @@ class SliceWriter:
         finally:
             self._connection.close()
 
+    def close(self) -> None:
+        """Close the file as it is."""
+        self._connection.close()
+
     def _make_rows(
         self,
         track: int,
