@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import os
-import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,39 +148,6 @@ async def test_a_full_disk(small_disk: Path) -> None:
     async with SqliteStore.open(small_disk / "store") as store:
         assert store.track("a", "b").next_sequence >= more
         assert await read_sequences(store.track("a", "b"), 5000) == list(range(more))
-
-
-def open_databases() -> int:
-    count = 0
-    for each in gc.get_objects():
-        if isinstance(each, sqlite3.Connection):
-            try:
-                each.execute("SELECT 1")
-            except sqlite3.ProgrammingError:
-                continue
-            count += 1
-    return count
-
-
-@pytest.mark.parametrize("ballast", range(400_000, 1_600_000, 200_000))
-async def test_closing_on_a_full_disk_closes_every_file(small_disk: Path, ballast: int) -> None:
-    """The disk is full at another point each time, and stays so."""
-    before = open_databases()
-    async with SqliteStore.open(small_disk / "store", slice_bytes=500_000) as store:
-        await store.track("a", "b").reserve(100_000)
-        (small_disk / "ballast").write_bytes(bytes(ballast))
-        end = await fill(store, 0)
-        take_the_rest(small_disk / "rest")
-        assert await fill(store, end) == end
-        assert open_databases() > before
-    assert open_databases() == before
-
-
-def take_the_rest(path: Path) -> None:
-    """Write until the disk is full, to the byte."""
-    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
-        while True:
-            file.write(bytes(4096))
 
 
 async def test_retention_makes_room_again(

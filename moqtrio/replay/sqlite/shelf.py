@@ -7,8 +7,7 @@ the disk agree, whatever is cancelled.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -225,18 +224,12 @@ class Shelf:
             self._closed = True
             for track in self._tracks.values():
                 track.close()
-            now = self.now()
-            with self._logging_failure():
+            try:
                 await self._seal()
-            with self._logging_failure():  # the files are closed whatever became of the slice
+                now = self.now()
                 await self._in_thread(lambda: self._close_catalog(now))
-
-    @contextmanager
-    def _logging_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except ReplayError as error:
-            logger.error("%s was not closed cleanly: %s", self._directory, error)
+            except ReplayError as error:
+                logger.error("%s was not closed cleanly: %s", self._directory, error)
 
     def _close_catalog(self, now: float) -> None:
         self._pool.close()
