@@ -45,7 +45,7 @@ def install(session: nox.Session, *groups: str, project: bool = True) -> None:
     constraints = Path(session.create_tmp()) / "constraints.txt"
     constraints.write_text("\n".join(locked_versions()) + "\n", encoding="utf-8")
     requirements = nox.project.dependency_groups(PYPROJECT, *groups)
-    editable = ("--editable", ".[cli]") if project else ()
+    editable = ("--editable", ".[cli,objects]") if project else ()
     session.install("--constraint", str(constraints), *requirements, *editable)
 
 
@@ -117,5 +117,5 @@ def bench(session: nox.Session) -> None:
 def lowest(session: nox.Session) -> None:
     """The tests with the lowest versions pyproject.toml admits. Needs uv."""
     requirements = nox.project.dependency_groups(PYPROJECT, "test")
-    session.install("--resolution", "lowest-direct", *requirements, "--editable", ".[cli]")
+    session.install("--resolution", "lowest-direct", *requirements, "--editable", ".[cli,objects]")
     session.run("python", "-m", "pytest", "--ignore=tests/interop", *session.posargs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
 import trio
@@ -12,6 +12,7 @@ from .clock import MediaClock
 from .group import GroupProducer
 from .log import LogLimits, LogStatistics, TrackLog
 from .notify import Wakeup
+from .source import ReplaySource
 
 
 @attrs.frozen
@@ -40,8 +41,8 @@ class TrackInfo:
 class TrackStore(Protocol):
     """Something that records tracks and replays them."""
 
-    def attach(self, track: Track) -> Any:
-        """Begin to record ``track``; returns its :class:`~moqtrio.replay.ReplaySource`."""
+    def attach(self, track: Track) -> ReplaySource:
+        """Begin to record ``track``; returns its source."""
         ...
 
 
@@ -72,8 +73,7 @@ class Track:
         self.name = name
         self.info: TrackInfo = TrackInfo() if info is None else info
         self.log: TrackLog = TrackLog(limits, clock)
-        # Any: the model must not know the replay room, whose ReplaySource this is.
-        self.source: Any = None if store is None else store.attach(self)
+        self.source: ReplaySource | None = None if store is None else store.attach(self)
 
     def append_group(self) -> GroupProducer:
         """Open the next group. Raises ProtocolError once the track has ended."""

@@ -1,10 +1,10 @@
 """History: the replay interface, the resolver, the recorder and the stores."""
 
+from ..model.source import END, Bounds, End, GroupReader, Missing, Pending, Ready, ReplaySource
 from .live import PARKED, LiveReader, Parked
 from .memory import MemoryStore, MemoryTrack
 from .recorder import Recorder, RecorderSettings, RecorderStatistics
 from .resolver import DONE, Done, Dropped, Resolver, RetryPolicy, resolve_group
-from .source import END, Bounds, End, GroupReader, Missing, Pending, Ready, ReplaySource
 from .sqlite import SqliteStore, SqliteTrack
 from .target import GroupWrite, ReplayTarget
 

@@ -8,7 +8,7 @@ from typing import Final
 from ..errors import ReplayError
 from ..model.frame import Frame
 from ..model.group import Aborted, Group
-from .source import END, End, Ready
+from ..model.source import END, End, Ready
 
 
 class Parked:

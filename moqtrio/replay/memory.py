@@ -16,8 +16,8 @@ import trio
 from ..errors import ReplayError, StreamCode
 from ..model.frame import Frame
 from ..model.group import Aborted, GroupEnd
+from ..model.source import END, Bounds, End, Missing, Pending, Ready
 from .batch import merge_writes, refused
-from .source import END, Bounds, End, Missing, Pending, Ready
 from .target import GroupWrite
 
 
@@ -73,10 +73,12 @@ class MemoryTrack:
 
     def bounds(self) -> Bounds:
         """What is held now."""
-        oldest = self._order[0] if self._order else None
-        return Bounds(oldest, self._durable_end, self._epoch)
+        oldest, latest = (self._order[0], self._order[-1]) if self._order else (None, None)
+        return Bounds(oldest, self._durable_end, self._epoch, latest)
 
-    def poll_group(self, sequence: int) -> Ready[MemoryGroupReader] | Pending | Missing:
+    def poll_group(
+        self, sequence: int, *, priority: int = 0
+    ) -> Ready[MemoryGroupReader] | Pending | Missing:
         """Look for one group. Raises the error set with :meth:`fail`, if any."""
         self._check()
         if self._stalled:

@@ -19,8 +19,8 @@ import trio
 
 from ..errors import ReplayError, RequestError, StreamCode
 from ..model.log import TrackLog
+from ..model.source import GroupReader, Missing, Pending, Ready, ReplaySource
 from .live import PARKED, LiveReader, Parked
-from .source import GroupReader, Missing, Pending, Ready, ReplaySource
 
 Reader = LiveReader | GroupReader
 
@@ -75,6 +75,7 @@ class Resolver:
         source: the store behind it, or None.
         start: the first sequence asked for; None for the latest.
         end: where to stop (half-open); None for never.
+        priority: how much what comes is wanted, for a source that can choose.
         retry: how a failing source is asked again.
     """
 
@@ -85,10 +86,12 @@ class Resolver:
         *,
         start: int | None,
         end: int | None,
+        priority: int = 0,
         retry: RetryPolicy | None = None,
     ) -> None:
         self.cursor = start
         self.end = end
+        self.priority = priority
         self._log = log
         self._source = source
         self._retry = RetryPolicy() if retry is None else retry
@@ -185,7 +188,7 @@ class Resolver:
         limit = min(self._log.edge, end + _DAMAGED_AT_ONCE)
         while end < limit and not self._at_end(end) and self._log.get(end) is None:
             try:
-                answer = self._source.poll_group(end)
+                answer = self._source.poll_group(end, priority=self.priority)
             except ReplayError as error:
                 if error.retryable or (error.code or StreamCode.EVICTED) != dropped.code:
                     break
@@ -223,7 +226,7 @@ class Resolver:
                 return Pending(self._wait_for_retry)
             self._retry_at = None
         try:
-            answer = self._source.poll_group(sequence)
+            answer = self._source.poll_group(sequence, priority=self.priority)
         except ReplayError as error:
             return self._failed(sequence, error)
         if not isinstance(answer, Pending):
@@ -255,13 +258,15 @@ class Resolver:
             await trio.sleep_until(self._retry_at)
 
 
-async def resolve_group(log: TrackLog, source: ReplaySource | None, sequence: int) -> Reader:
+async def resolve_group(
+    log: TrackLog, source: ReplaySource | None, sequence: int, *, priority: int = 0
+) -> Reader:
     """Find one group, waiting for the store as long as its retries last.
 
     Raises RequestError where there is none, ReplayError where it could not be read.
     Cancelling it leaves nothing behind.
     """
-    resolver = Resolver(log, source, start=sequence, end=sequence + 1)
+    resolver = Resolver(log, source, start=sequence, end=sequence + 1, priority=priority)
     while True:
         answer = resolver.poll_next()
         if isinstance(answer, Ready):

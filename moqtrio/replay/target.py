@@ -9,7 +9,7 @@ import attrs
 
 from ..model.frame import Frame
 from ..model.group import Aborted, Finished
-from .source import ReplaySource
+from ..model.source import ReplaySource
 
 __all__ = ["Aborted", "Finished", "GroupWrite", "ReplayTarget"]
 

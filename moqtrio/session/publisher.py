@@ -113,11 +113,14 @@ class Publisher:
 
     async def _fetch(self, control: ControlStream, request: lite.Fetch) -> None:
         track = self._find(request.broadcast, request.track)
-        control.send.set_priority(request.priority * 256 + track.info.priority)
+        priority = request.priority * 256 + track.info.priority
+        control.send.set_priority(priority)
         answered = False
         async with open_scope() as nursery:
             nursery.start_soon(_cancel_when_unwanted, control, nursery.cancel_scope)
-            reader = await resolve_group(track.log, track.source, request.sequence)
+            reader = await resolve_group(
+                track.log, track.source, request.sequence, priority=priority
+            )
             try:
                 await send_group(control.send, reader, track)
             finally:

@@ -82,7 +82,13 @@ class SubscriptionServer:
         self._id = request.subscribe_id
         self._priority = self._priority_of(request.priority)
         self._limits = ServingLimits() if limits is None else limits
-        self._resolver = Resolver(track.log, track.source, start=request.start, end=request.end)
+        self._resolver = Resolver(
+            track.log,
+            track.source,
+            start=request.start,
+            end=request.end,
+            priority=self._priority,
+        )
         self._wakeup = Wakeup()
         self._senders: list[GroupSender] = []
         self._ordered = request.ordered
@@ -332,7 +338,7 @@ class SubscriptionServer:
             self._resolver.raise_start(update.start)
         self._resolver.end = update.end
         self._stop_waiting_for_resolver()  # what is wanted now may be there
-        self._priority = self._priority_of(update.priority)
+        self._priority = self._resolver.priority = self._priority_of(update.priority)
         for sender in self._senders:
             sender.priority = self._priority
             if sender.stream is not None:

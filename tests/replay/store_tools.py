@@ -13,7 +13,7 @@ import trio
 from moqtrio.errors import ReplayError
 from moqtrio.model.frame import Frame
 from moqtrio.model.group import FINISHED, Aborted, GroupEnd
-from moqtrio.replay.source import END, GroupReader, Missing, Pending, Ready, ReplaySource
+from moqtrio.model.source import END, GroupReader, Missing, Pending, Ready, ReplaySource
 from moqtrio.replay.target import GroupWrite
 
 

@@ -8,8 +8,8 @@ from store_tools import find_group, frames_of, read_group, read_sequences, read_
 
 from moqtrio.errors import ReplayError, StreamCode
 from moqtrio.model.group import FINISHED
+from moqtrio.model.source import Missing, Pending
 from moqtrio.replay.memory import MemoryStore
-from moqtrio.replay.source import Missing, Pending
 from moqtrio.replay.target import GroupWrite
 
 

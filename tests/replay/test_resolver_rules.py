@@ -366,7 +366,7 @@ async def test_damage_is_named_as_one_range_and_never_too_much() -> None:
     assert await started(resolver) == 0
     poll_group = source.poll_group
 
-    def poll_damaged(sequence: int) -> Any:
+    def poll_damaged(sequence: int, *, priority: int = 0) -> Any:
         if 10 <= sequence < 2500:
             raise ReplayError("corrupt", code=77, retryable=False)
         return poll_group(sequence)
@@ -465,7 +465,7 @@ async def test_closing_closes_what_was_found() -> None:
             closed.append(self.sequence)
 
     class Source(MemoryTrack):
-        def poll_group(self, sequence: int):  # type: ignore[no-untyped-def]  # as inherited
+        def poll_group(self, sequence: int, *, priority: int = 0):  # type: ignore[no-untyped-def]  # as inherited
             answer = super().poll_group(sequence)
             if isinstance(answer, Ready):
                 return Ready(Reader_(self, answer.value._group))

@@ -25,8 +25,8 @@ from store_tools import (
 from moqtrio.errors import ReplayError
 from moqtrio.model.frame import Frame
 from moqtrio.model.group import FINISHED, Aborted, GroupEnd
+from moqtrio.model.source import END, Missing, Pending, Ready
 from moqtrio.replay.memory import MemoryStore
-from moqtrio.replay.source import END, Missing, Pending, Ready
 from moqtrio.replay.sqlite import SqliteStore
 from moqtrio.replay.target import GroupWrite, ReplayTarget
 

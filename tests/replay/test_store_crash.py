@@ -15,7 +15,7 @@ from store_tools import files, frames_of, read_group, read_sequences, start_pyth
 
 from moqtrio.errors import ReplayError, StreamCode
 from moqtrio.model.group import FINISHED
-from moqtrio.replay.source import Missing
+from moqtrio.model.source import Missing
 from moqtrio.replay.sqlite import SqliteStore, inspect_store
 from moqtrio.replay.sqlite.schema import connect_durable
 from moqtrio.replay.target import GroupWrite

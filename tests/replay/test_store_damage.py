@@ -12,7 +12,7 @@ from store_tools import files, find_group, frames_of, read_group, read_some, who
 from moqtrio.errors import ReplayError
 from moqtrio.model.frame import Frame
 from moqtrio.model.group import FINISHED, Aborted
-from moqtrio.replay.source import Missing
+from moqtrio.model.source import Missing
 from moqtrio.replay.sqlite import SqliteStore, SqliteTrack, inspect_store
 from moqtrio.replay.target import GroupWrite
 

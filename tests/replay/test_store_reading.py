@@ -17,7 +17,7 @@ from moqtrio.errors import ReplayError
 from moqtrio.model.frame import Frame
 from moqtrio.model.group import FINISHED
 from moqtrio.model.origin import Origin
-from moqtrio.replay.source import Missing, Pending, Ready
+from moqtrio.model.source import Missing, Pending, Ready
 from moqtrio.replay.sqlite import SqliteStore, SqliteTrack, inspect_store
 from moqtrio.replay.target import GroupWrite
 

@@ -22,7 +22,7 @@ from store_tools import (
 
 from moqtrio.errors import ReplayError, StreamCode
 from moqtrio.model.group import FINISHED
-from moqtrio.replay.source import Missing, Pending
+from moqtrio.model.source import Missing, Pending
 from moqtrio.replay.sqlite import SqliteStore, inspect_store
 from moqtrio.replay.target import GroupWrite
 

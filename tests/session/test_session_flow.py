@@ -191,7 +191,9 @@ class SlowReads(MemoryTrack):
         self.held: dict[int, trio.Event] = {}
         self.open_readers = 0
 
-    def poll_group(self, sequence: int) -> Ready[MemoryGroupReader] | Pending | Missing:
+    def poll_group(
+        self, sequence: int, *, priority: int = 0
+    ) -> Ready[MemoryGroupReader] | Pending | Missing:
         answer = super().poll_group(sequence)
         if isinstance(answer, Ready):
             self.open_readers += 1

@@ -208,7 +208,9 @@ async def test_fin_waits_for_a_group_in_the_middle_of_the_store() -> None:
     original = target.poll_group
     held = trio.Event()
 
-    def poll_group(sequence: int) -> Ready[MemoryGroupReader] | Pending | Missing:
+    def poll_group(
+        sequence: int, *, priority: int = 0
+    ) -> Ready[MemoryGroupReader] | Pending | Missing:
         return Pending(held.wait) if sequence == 1 and not held.is_set() else original(sequence)
 
     target.poll_group = poll_group  # type: ignore[method-assign]  # one group is slow to find

@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from ...errors import ReplayError
-from ..source import Pending
+from ...model.source import Pending
 from .cache import TrackCache
 from .extents import Extent, Piece
 from .loader import PieceRequest, RangeRequest, load_piece, load_range

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import ReplayError, StreamCode
 from ...model.frame import Frame
-from ..source import END, End, Pending, Ready
+from ...model.source import END, End, Pending, Ready
 from .chunks import FrameRun
 from .extents import PackedAt, Piece
 from .records import OPEN

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import trio
 
 from ...errors import ReplayError, StreamCode
+from ...model.source import Bounds, Missing, Pending, Ready
 from ..batch import GroupDelta, merge_writes, refused
-from ..source import Bounds, Missing, Pending, Ready
 from ..target import GroupWrite
 from .cache import Cache, TrackCache
 from .catalog import TrackRow
@@ -67,9 +67,13 @@ class SqliteTrack:
 
     def bounds(self) -> Bounds:
         """What the store holds of the track."""
-        return Bounds(self.spans.oldest, self._durable_end, self.row.epoch)
+        spans = self.spans
+        latest = spans.end - 1 if spans else None
+        return Bounds(spans.oldest, self._durable_end, self.row.epoch, latest)
 
-    def poll_group(self, sequence: int) -> Ready[SqliteGroupReader] | Pending | Missing:
+    def poll_group(
+        self, sequence: int, *, priority: int = 0
+    ) -> Ready[SqliteGroupReader] | Pending | Missing:
         """Look for one group; see :class:`~moqtrio.replay.ReplaySource`.
 
         Raises ReplayError: not retryable for a group that is damaged and for a store that

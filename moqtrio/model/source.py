@@ -13,7 +13,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 import attrs
 
-from ..model.frame import Frame
+from .frame import Frame
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -26,11 +26,13 @@ class Bounds:
         oldest: the smallest sequence it has, or None while it has none.
         durable_end: every recorded group below this sequence is durable (half-open).
         epoch: identifies this numbering; a sequence never means two contents in one epoch.
+        latest: the largest sequence it has, or None while it has none.
     """
 
     oldest: int | None
     durable_end: int
     epoch: int
+    latest: int | None = None
 
 
 @attrs.frozen
@@ -101,6 +103,12 @@ class ReplaySource(Protocol):
         """What the source holds: cached state that costs nothing to ask for."""
         ...
 
-    def poll_group(self, sequence: int) -> Ready[GroupReader] | Pending | Missing:
-        """Look for one group. Raises :exc:`~moqtrio.errors.ReplayError` for trouble."""
+    def poll_group(
+        self, sequence: int, *, priority: int = 0
+    ) -> Ready[GroupReader] | Pending | Missing:
+        """Look for one group, for somebody who wants it as much as ``priority`` says: of
+        what is waited for, the highest comes first where the source can choose.
+
+        Raises :exc:`~moqtrio.errors.ReplayError` for trouble.
+        """
         ...
