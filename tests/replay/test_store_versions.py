@@ -1,0 +1,110 @@
+"""A store that another version wrote.
+
+``data/store-version-N.tar.gz`` was written by the first moqtrio that had format version N,
+in 2 runs. The first closed cleanly; the second was killed while group 5 was open.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import tarfile
+from pathlib import Path
+
+import pytest
+from store_tools import frames_of, read_group, read_sequences, whole
+
+from moqtrio.errors import ReplayError
+from moqtrio.model.group import FINISHED, Aborted
+from moqtrio.model.source import Bounds
+from moqtrio.replay.sqlite import SqliteStore, inspect_store
+from moqtrio.replay.sqlite.catalog import FORMAT_VERSION
+
+DATA = Path(__file__).parent / "data"
+VERSIONS = [1]
+PACKED = [*range(50), *range(60, 110)]
+
+
+def unpack(directory: Path, version: int) -> Path:
+    """A copy of what that version wrote."""
+    with tarfile.open(DATA / f"store-version-{version}.tar.gz") as archive:
+        archive.extractall(directory, filter="data")
+    return directory / "store"
+
+
+async def check_contents(store: SqliteStore) -> None:
+    """Everything that was recorded is there, byte for byte, and nothing else."""
+    packs = store.track("live/a", "packs")
+    assert await read_sequences(packs, 1000) == PACKED
+    for sequence in PACKED:
+        expected = frames_of(sequence, 1 + sequence % 3, 40)
+        assert await read_group(packs, sequence) == (expected, FINISHED)
+    long = store.track("live/a", "long")
+    assert await read_sequences(long, 1000) == [3, 4]
+    assert await read_group(long, 3) == (frames_of(3, 60, 2000), FINISHED), "over three slices"
+    assert await read_group(long, 4) == (frames_of(4, 100, 1000), FINISHED)
+    ended = store.track("live/a", "ended")
+    assert await read_group(ended, 0) == (frames_of(0, 1, 100), Aborted(77))
+    assert await read_group(ended, 1) == (frames_of(1, 5, 20_000), Aborted(53))
+    assert await read_group(ended, 2) == (frames_of(2, 1, 100), FINISHED)
+    killed = store.track("live/b", "killed")
+    assert await read_sequences(killed, 1000) == list(range(7))
+    for sequence in (0, 1, 2, 3, 4, 6):
+        assert await read_group(killed, sequence) == (frames_of(sequence, 1, 100), FINISHED)
+    assert await read_group(killed, 5) == (frames_of(5, 6, 500), None), "cut short by the kill"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_a_store_of_an_older_version_is_read_whole_and_goes_on(
+    tmp_path: Path, version: int
+) -> None:
+    directory = unpack(tmp_path, version)
+    async with SqliteStore.open(directory) as store:
+        await check_contents(store)
+        packs, killed = store.track("live/a", "packs"), store.track("live/b", "killed")
+        assert (packs.next_sequence, killed.next_sequence) == (110, 64)
+        assert store.track("live/a", "ended").next_sequence == 7
+        assert packs.bounds() == Bounds(0, 110, packs.row.epoch, 109)
+        epochs = [track.row.epoch for track in store.tracks()]
+        await packs.write([whole(110, 1 + 110 % 3, 40)])
+        await killed.write([whole(64)])
+    async with SqliteStore.open(directory) as store:
+        assert [track.row.epoch for track in store.tracks()] == epochs
+        assert await read_sequences(store.track("live/a", "packs"), 1000) == [*PACKED, 110]
+        killed = store.track("live/b", "killed")
+        assert await read_sequences(killed, 1000) == [*range(7), 64]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_store_of_an_older_version_can_be_looked_at(tmp_path: Path, version: int) -> None:
+    directory = unpack(tmp_path, version)
+    before = {path: path.read_bytes() for path in directory.glob("*.db")}
+    info = inspect_store(directory)
+    assert info.format_version == version
+    assert [(track.name, track.groups, track.next_sequence) for track in info.tracks] == [
+        ("packs", 100, 110),
+        ("long", 2, 5),
+        ("ended", 3, 7),
+        ("killed", 7, 64),
+    ]
+    assert {path: path.read_bytes() for path in directory.glob("*.db")} == before
+
+
+@pytest.mark.parametrize("version", [FORMAT_VERSION + 1, 99])
+async def test_a_store_of_a_newer_version_is_refused_and_left_alone(
+    tmp_path: Path, version: int
+) -> None:
+    directory = unpack(tmp_path, 1)
+    async with SqliteStore.open(directory):
+        pass
+    connection = sqlite3.connect(directory / "catalog.db")
+    connection.execute(f"PRAGMA user_version={version}")
+    connection.close()
+    before = (directory / "catalog.db").read_bytes()
+    expected = f"format version {version}, and this moqtrio reads up to {FORMAT_VERSION}: use the"
+    with pytest.raises(ReplayError, match=expected) as raised:
+        async with SqliteStore.open(directory):
+            pass
+    assert not raised.value.retryable
+    with pytest.raises(ReplayError, match=expected):
+        inspect_store(directory)
+    assert (directory / "catalog.db").read_bytes() == before
