@@ -41,6 +41,7 @@ class Group:
 
     Attributes:
         sequence: its number on the track.
+        created_at: Trio time of its creation.
         frames: what was written so far.
         size: the payload bytes in ``frames``.
         end: how it ended, or None while it is open.
@@ -51,13 +52,18 @@ class Group:
     """
 
     sequence: int
-    changed_at: float
+    created_at: float
+    changed_at: float = attrs.field(init=False)
     frames: list[Frame] = attrs.Factory(list)
     size: int = 0
     end: GroupEnd | None = None
     recorded: int = 0
     durable: bool = False
     lost: bool = False
+
+    @changed_at.default
+    def _not_yet_changed(self) -> float:
+        return self.created_at
 
 
 class GroupProducer:
