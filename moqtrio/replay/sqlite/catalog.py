@@ -99,7 +99,7 @@ class Catalog:
         except sqlite3.Error as error:
             raise store_error(error, path) from error
         try:
-            if _version(path, connection) == 0:
+            if read_version(path, connection) == 0:
                 connection.executescript(_TABLES)
         except sqlite3.Error as error:
             connection.close()
@@ -119,7 +119,7 @@ class Catalog:
             )
         try:
             connection = connect(path, "mode=ro")
-            version = _version(path, connection)
+            version = read_version(path, connection)
         except sqlite3.Error as error:
             raise store_error(error, path) from error
         if version == 0:
@@ -241,7 +241,7 @@ class Catalog:
             raise store_error(error, self.path) from error
 
 
-def _version(path: Path, connection: sqlite3.Connection) -> int:
+def read_version(path: Path, connection: sqlite3.Connection) -> int:
     """The format version; 0 for a new database. Raises ReplayError for one we cannot use."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()
