@@ -20,6 +20,7 @@ from ...errors import ReplayError
 from .chunks import DamagedChunk, Pack, key_checksum, open_run
 from .errors import damage_error, describe, is_damage, store_error
 from .extents import Damage, Extent, Piece
+from .lookup import PieceRequest, RangeRequest, Step, TrackKey
 from .pool import ConnectionPool
 from .records import OPEN, Part, SliceFile, Totals
 from .schema import part_checksum
@@ -50,62 +51,6 @@ _CHUNK_WITH = "SELECT max(first_frame) FROM chunk WHERE track=? AND sequence=? A
 _FIRST_PAGE, _LARGEST_PAGE = 4, 64  # rows fetched at a time
 
 
-@attrs.frozen
-class TrackKey:
-    """A track as the loader needs it: its number in the files, its name in messages."""
-
-    id: int
-    label: str
-
-
-@attrs.frozen
-class Step:
-    """Groups that begin in ``[start, end)``, and every slice that may have some of them."""
-
-    start: int
-    end: int
-    files: Sequence[SliceFile]
-
-
-@attrs.frozen
-class RangeRequest:
-    """Read groups from ``start`` on, step after step.
-
-    Attributes:
-        end_exists: whether the last step's end is the sequence of a group.
-        open: which groups are still being recorded.
-        continued: which groups go on in a later slice.
-        budget: stop after about this many bytes.
-    """
-
-    track: TrackKey
-    start: int
-    steps: Sequence[Step]
-    end_exists: bool
-    open: frozenset[int]
-    continued: frozenset[int]
-    budget: int
-
-
-@attrs.frozen
-class PieceRequest:
-    """Read one group from ``frame`` on.
-
-    Attributes:
-        files: the slices it may lie in, in order, from the one with ``frame`` on.
-        more: whether there are further ones.
-        was_open: whether the group is still being recorded.
-    """
-
-    track: TrackKey
-    sequence: int
-    frame: int
-    files: Sequence[SliceFile]
-    more: bool
-    was_open: bool
-    budget: int
-
-
 @attrs.define(slots=True, eq=False)
 class _PackItem:
     sequence: int
@@ -130,7 +75,7 @@ class _DamageItem:
 _Item = _PackItem | _HeadItem | _DamageItem
 
 
-def load_range(pool: ConnectionPool, request: RangeRequest) -> Extent:
+def load_range(pool: ConnectionPool, request: RangeRequest[SliceFile]) -> Extent:
     """Read an extent. Raises ReplayError (retryable) and SliceRetired."""
     extent = Extent(request.start, request.budget)
     for step in request.steps:
@@ -143,7 +88,7 @@ def load_range(pool: ConnectionPool, request: RangeRequest) -> Extent:
     return extent.finish(request.steps[-1].end, request.end_exists)
 
 
-def load_piece(pool: ConnectionPool, request: PieceRequest) -> Piece:
+def load_piece(pool: ConnectionPool, request: PieceRequest[SliceFile]) -> Piece:
     """Read frames of one group. Raises ReplayError (retryable) and SliceRetired."""
     piece = Piece(request.sequence, request.frame, request.was_open, request.budget)
     for file in request.files:
@@ -311,7 +256,7 @@ class _SliceReader:
 
 
 def _items(
-    stack: ExitStack, pool: ConnectionPool, file: SliceFile, track: TrackKey, step: Step
+    stack: ExitStack, pool: ConnectionPool, file: SliceFile, track: TrackKey, step: Step[SliceFile]
 ) -> Iterator[_Item]:
     """What one slice has in a step, in order; where it fails, the rest of it is damage."""
     position = step.start
@@ -328,7 +273,7 @@ def _items(
         yield _DamageItem(position, Damage(position, step.end - 1, trouble))
 
 
-def _add_item(extent: Extent, request: RangeRequest, item: _Item) -> None:
+def _add_item(extent: Extent, request: RangeRequest[SliceFile], item: _Item) -> None:
     if isinstance(item, _DamageItem):
         extent.add_damage(item.damage)
     elif isinstance(item, _PackItem):
@@ -341,7 +286,7 @@ def _add_item(extent: Extent, request: RangeRequest, item: _Item) -> None:
         extent.add_piece(_first_piece(request, item, request.budget - extent.size))
 
 
-def _first_piece(request: RangeRequest, item: _HeadItem, budget: int) -> Piece:
+def _first_piece(request: RangeRequest[SliceFile], item: _HeadItem, budget: int) -> Piece:
     sequence = item.sequence
     piece = Piece(sequence, 0, sequence in request.open, budget, item.reader.file.number)
     try:

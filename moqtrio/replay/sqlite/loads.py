@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import attrs
 import trio
@@ -14,8 +14,7 @@ from ...errors import ReplayError
 from ...model.source import Pending
 from .cache import TrackCache
 from .extents import Extent, Piece
-from .loader import PieceRequest, RangeRequest, load_piece, load_range
-from .pool import ConnectionPool, SliceRetired
+from .pool import SliceRetired
 from .records import OPEN
 
 FIRST_LOAD = 256 * 1024
@@ -27,6 +26,8 @@ _FAILURES_KEPT = 64
 # later causes another attempt.
 _FAILURE_SECONDS = 0.02
 
+T = TypeVar("T")
+
 LoadKey = tuple[int, int]
 """(sequence, frame) of a piece, (sequence, -1) of an extent."""
 
@@ -35,7 +36,6 @@ LoadKey = tuple[int, int]
 class Reading:
     """What all loads of a store share, and what is counted of them."""
 
-    pool: ConnectionPool
     slots: trio.CapacityLimiter
     cache_bytes: int
     start_soon: Callable[[Callable[[], Awaitable[None]]], None] = attrs.field(init=False)
@@ -46,6 +46,7 @@ class Reading:
     read_ahead: int = 0
     closed: bool = False
     # The slots above bound the threads; run_sync wants a limiter too.
+    lookups: trio.Lock = attrs.Factory(trio.Lock)
     _threads: trio.CapacityLimiter = attrs.Factory(lambda: trio.CapacityLimiter(math.inf))
 
     def largest_load(self) -> int:
@@ -61,16 +62,27 @@ class Reading:
         self.loaded_bytes += entry.size
         return entry
 
+    async def look_up(self, read: Callable[[], T]) -> T:
+        """Run ``read``, which brings nothing to keep, in a worker thread, and count it.
+
+        For who holds ``lookups``: however many ask, they take one of the threads.
+        """
+        async with self.slots:
+            self.loads += 1
+            return await trio.to_thread.run_sync(read, limiter=self._threads)
+
 
 class Planner(Protocol):
     """Says what there is to read for a load."""
 
-    def plan_range(self, sequence: int, stop: int | None, budget: int) -> RangeRequest | None:
+    def plan_range(
+        self, sequence: int, stop: int | None, budget: int
+    ) -> Callable[[], Extent] | None:
         """How to read the groups from ``sequence`` on, not beyond ``stop``; None where there
         are none."""
         ...
 
-    def plan_piece(self, sequence: int, frame: int, budget: int) -> PieceRequest | None:
+    def plan_piece(self, sequence: int, frame: int, budget: int) -> Callable[[], Piece] | None:
         """How to read a group from ``frame`` on; None where it is gone."""
         ...
 
@@ -207,11 +219,8 @@ class TrackLoads:
         sequence, frame = load.key
         load.stale = False
         if frame >= 0:
-            piece = self._planner.plan_piece(sequence, frame, load.budget)
-            return None if piece is None else partial(load_piece, self._reading.pool, piece)
-        stop = self._next_start(sequence)
-        extent = self._planner.plan_range(sequence, stop, load.budget)
-        return None if extent is None else partial(load_range, self._reading.pool, extent)
+            return self._planner.plan_piece(sequence, frame, load.budget)
+        return self._planner.plan_range(sequence, self._next_start(sequence), load.budget)
 
     def _next_start(self, sequence: int) -> int | None:
         """Where what is cached or being loaded begins, above ``sequence``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...errors import ReplayError, StreamCode
 from ...model.frame import Frame
@@ -13,10 +13,10 @@ from .extents import PackedAt, Piece
 from .records import OPEN
 
 if TYPE_CHECKING:
-    from .track import SqliteTrack
+    from .lookup import SlicedTrack
 
 
-class SqliteGroupReader:
+class SlicedGroupReader:
     """A :class:`~moqtrio.replay.GroupReader`. Between polls it holds on to one chunk at most,
     and to nothing once it has handed out the last frame of it."""
 
@@ -31,7 +31,7 @@ class SqliteGroupReader:
         "sequence",
     )
 
-    def __init__(self, track: SqliteTrack, sequence: int, found: Piece | PackedAt) -> None:
+    def __init__(self, track: SlicedTrack[Any], sequence: int, found: Piece | PackedAt) -> None:
         self.sequence: int = sequence
         self._track = track
         self._head = found.head

@@ -95,7 +95,7 @@ class Shelf:
         self.changed: trio.Event = trio.Event()
         self._directory = directory
         self._catalog = catalog
-        self._pool = pool
+        self.pool = pool
         self._slices = {each.number: each for each in slices}
         self._tracks: dict[int, SqliteTrack] = {}
         self._next_number = next_number
@@ -134,6 +134,14 @@ class Shelf:
     def has_slice(self, number: int) -> bool:
         """Whether a slice has not been evicted."""
         return number in self._slices
+
+    def created(self, number: int) -> float:
+        """Before a slice's first commit, in seconds of the store's clock."""
+        return self._slices[number].created
+
+    def recorded(self, number: int) -> float:
+        """When a slice's last commit was, in seconds of the store's clock."""
+        return self._slices[number].recorded
 
     def file(self, number: int) -> SliceFile:
         """Where a slice is."""
@@ -175,7 +183,7 @@ class Shelf:
                 await self._refuse_recorded(track, track.late(deltas))
                 writer, active = await self._ready_slice()
                 now = self.now()
-                open_groups = track.open_groups(deltas)
+                open_groups = track.begun(deltas)
 
                 def work() -> tuple[Written, int]:
                     written = writer.write(track.row.id, deltas, open_groups, now)
@@ -202,7 +210,7 @@ class Shelf:
             if self._doomed:
                 await self._in_thread(lambda: self._remove(list(self._doomed)))
                 for number in self._doomed:
-                    self._pool.release_retired(number)
+                    self.pool.release_retired(number)
                 self._doomed.clear()
             return len(expired)
 
@@ -232,7 +240,7 @@ class Shelf:
                 logger.error("%s was not closed cleanly: %s", self._directory, error)
 
     def _close_catalog(self, now: float) -> None:
-        self._pool.close()
+        self.pool.close()
         try:
             self._catalog.put_clock(now)
             self._catalog.put_tracks(
@@ -258,7 +266,7 @@ class Shelf:
             return
         numbers = {span.slice for each in late for span in track.spans.covering(each)}
         files = [self.file(number) for number in sorted(numbers)]
-        found = await self._in_thread(lambda: find_recorded(self._pool, files, track.key, late))
+        found = await self._in_thread(lambda: find_recorded(self.pool, files, track.key, late))
         if found is not None:
             raise refused(f"group {found} was recorded before")
 
@@ -293,7 +301,7 @@ class Shelf:
             return
 
         def work() -> tuple[bool, int]:
-            self._pool.forget(active.number)
+            self.pool.forget(active.number)
             if not writer.seal():
                 return False, writer.file_bytes()
             size = writer.file_bytes()
@@ -368,7 +376,7 @@ class Shelf:
             logger.warning("removing slices without having noted it first: %s", error)
         for number in numbers:
             path = slice_path(self._directory, number)
-            self._pool.retire(number)
+            self.pool.retire(number)
             try:
                 remove_files(path)
                 sync_directory(self._directory)

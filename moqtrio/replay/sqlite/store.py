@@ -240,7 +240,7 @@ class SqliteStore:
             limits,
             lambda: trio.current_time() + offset,
         )
-        reading = Reading(pool, trio.CapacityLimiter(_READER_THREADS), cache_bytes)
+        reading = Reading(trio.CapacityLimiter(_READER_THREADS), cache_bytes)
         store = cls(opened, shelf, Cache(cache_bytes), reading)
         reading.start_soon = store.start_soon
         return store
@@ -270,6 +270,8 @@ class SqliteStore:
             track.close()
 
     async def _close(self) -> None:
+        async with self._reading.lookups:  # the last of them; from here on they are refused
+            pass
         for target, track in self._attached.items():
             target.mark_used(track.log.next_sequence)
         try:

@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import trio
-
-from ...errors import ReplayError, StreamCode
-from ...model.source import Bounds, Missing, Pending, Ready
+from ...model.source import Bounds
 from ..batch import GroupDelta, merge_writes, refused
 from ..target import GroupWrite
-from .cache import Cache, TrackCache
+from .cache import Cache
 from .catalog import TrackRow
-from .chunks import FrameRun
-from .extents import Damage, Extent, Piece
-from .loader import PieceRequest, RangeRequest, Step, TrackKey
-from .loads import Reading, TrackLoads, copy_error
-from .reader import SqliteGroupReader, evicted
-from .records import OPEN, OpenGroup
+from .extents import Extent, Piece
+from .loader import load_piece, load_range
+from .loads import Reading
+from .lookup import PieceRequest, RangeRequest, SlicedTrack, TrackKey
+from .records import OpenGroup, SliceFile
 from .slices import Written
-from .spans import SpanIndex
 
 if TYPE_CHECKING:
     from .shelf import Shelf
 
-_STEPS = 4  # stretches of sequences read at once, at most
-_FILES = 4  # slices one group is read from at once, at most
 _LARGEST_SEQUENCE = 2**62 - 1
 
 
-class SqliteTrack:
+class SqliteTrack(SlicedTrack[SliceFile]):
     """One track of a :class:`SqliteStore`: a :class:`~moqtrio.replay.ReplayTarget`.
 
     Polls never touch the disk: what is not in the cache is read by a worker thread while
@@ -39,10 +31,8 @@ class SqliteTrack:
     """
 
     def __init__(self, shelf: Shelf, row: TrackRow, cache: Cache, reading: Reading) -> None:
+        super().__init__(TrackKey(row.id, f"{row.broadcast}/{row.name}"), cache, reading)
         self.row = row
-        self.reading = reading
-        self.spans: SpanIndex = SpanIndex()
-        self.key: TrackKey = TrackKey(row.id, f"{row.broadcast}/{row.name}")
         self.in_use = False  # whether the catalog knows that sequences are being used
         self._shelf = shelf
         self._first_free = row.reserved_end if row.next_sequence is None else row.next_sequence
@@ -50,10 +40,6 @@ class SqliteTrack:
         self._durable_end = self._first_free
         self._open: dict[int, OpenGroup] = {}
         self._cut_short: set[int] = set()  # evicted while open: the rest is not wanted
-        self._continued: dict[int, list[tuple[int, int]]] = {}  # (first frame, slice), rising
-        self._cache = TrackCache(cache)
-        self._loads = TrackLoads(reading, self._cache, self)
-        self._changed = trio.Event()
 
     @property
     def broadcast(self) -> str:
@@ -70,32 +56,6 @@ class SqliteTrack:
         spans = self.spans
         latest = spans.end - 1 if spans else None
         return Bounds(spans.oldest, self._durable_end, self.row.epoch, latest)
-
-    def poll_group(
-        self, sequence: int, *, priority: int = 0
-    ) -> Ready[SqliteGroupReader] | Pending | Missing:
-        """Look for one group; see :class:`~moqtrio.replay.ReplaySource`.
-
-        Raises ReplayError: not retryable for a group that is damaged and for a store that
-        is closed, retryable where the disk failed.
-        """
-        self._check_readable()
-        oldest = self.spans.oldest
-        if oldest is None or sequence >= self.spans.end:
-            return Missing(None)
-        if sequence < oldest:
-            return Missing(oldest)
-        extent = self._cache.extent(sequence)
-        if extent is None:
-            return self._loads.want_range(sequence)
-        found = extent.find(sequence)
-        if found is None:
-            return self._next_available(extent, sequence)
-        if isinstance(found, Damage):
-            raise copy_error(found.error)
-        if sequence >= extent.middle and not extent.read_ahead:
-            self._read_ahead(extent)
-        return Ready(SqliteGroupReader(self, sequence, found))
 
     @property
     def reserved_end(self) -> int:
@@ -130,98 +90,40 @@ class SqliteTrack:
         self._durable_end = max(self._durable_end, end)
         self.mark_used(end)
 
-    # For readers.
+    # For looking up.
 
-    def check_readable(self, sequence: int, head: int) -> None:
-        """Raise ReplayError where the store is closed, or slice ``head`` was evicted."""
-        self._check_readable()
-        if not self._shelf.has_slice(head):
-            raise evicted(sequence)
+    def check_open(self) -> None:
+        """Raise ReplayError once the store is closed."""
+        self._shelf.check_open()
 
-    def find_frames(self, sequence: int, frame: int) -> tuple[FrameRun, int] | int | Pending:
-        """The run with ``frame`` of a group that has rows of its own, and where the run
-        begins; or how the group ended, where it has no such frame.
+    def has_slice(self, number: int) -> bool:
+        """Whether a slice has not been evicted."""
+        return self._shelf.has_slice(number)
 
-        Raises ReplayError where the frames are damaged or were never recorded.
-        """
-        piece = self._cache.piece(sequence, frame)
-        if piece is None:
-            extent = self._cache.extent(sequence)
-            found = None if extent is None else extent.find(sequence)
-            if not isinstance(found, Piece) or found.end_frame < frame:
-                return self._loads.want_piece(sequence, frame)
-            piece = found
-        if frame < piece.end_frame:
-            self._read_ahead_in(piece, frame)
-            return piece.run_at(frame)
-        if piece.ending != OPEN:
-            return piece.ending
-        if piece.error is not None:
-            raise copy_error(piece.error)
-        if piece.cut:
-            return self._loads.want_piece(sequence, frame)
-        if piece.was_open:
-            group = self._open.get(sequence)
-            if group is not None and group.frames <= frame:
-                return Pending(self._changed.wait)
-            return self._loads.want_piece(sequence, frame)
-        raise ReplayError(
-            f"group {sequence} is truncated after {frame} frames: what recorded it stopped there",
-            code=StreamCode.INTERNAL,
-            retryable=False,
-        )
+    def file(self, number: int) -> SliceFile:
+        """Where a slice is."""
+        return self._shelf.file(number)
 
-    # For loads.
+    def mean_group_bytes(self) -> int:
+        """The mean size of the groups; 0 where there are none."""
+        return self._shelf.mean_group_bytes(self.row.id)
 
-    def plan_range(self, sequence: int, stop: int | None, budget: int) -> RangeRequest | None:
-        """How to read the groups from ``sequence`` on, not beyond ``stop``; None where there
-        are none."""
-        steps: list[Step] = []
-        start, end_exists = sequence, False
-        limit = self.spans.end if stop is None else min(stop, self.spans.end)
-        while len(steps) < _STEPS and start < limit:
-            stretch = self.spans.stretch(start)
-            end = min(stretch.end, limit)
-            steps.append(Step(start, end, [self._shelf.file(each) for each in stretch.slices]))
-            end_exists = end == stretch.end and stretch.end_exists
-            start = end
-        if not steps:
-            return None
-        return RangeRequest(
-            self.key,
-            sequence,
-            steps,
-            end_exists,
-            frozenset(self._open),
-            frozenset(self._continued),
-            budget,
-        )
+    def open_groups(self) -> Iterable[int]:
+        """The groups that are being recorded."""
+        return self._open
 
-    def plan_piece(self, sequence: int, frame: int, budget: int) -> PieceRequest | None:
-        """How to read a group from ``frame`` on; None where its beginning is gone."""
-        heads = {span.slice for span in self.spans.covering(sequence)}
-        if not heads:
-            return None
-        continued = self._continued.get(sequence, [])
-        index = bisect_right(continued, frame, key=lambda entry: entry[0])
-        if index:
-            heads, index = set(), index - 1
-        # The slice a group begins in has a lower number than those it goes on in; others
-        # that cover its sequence have nothing of it, and do no harm.
-        numbers = sorted(heads.union(number for _, number in continued[index:]))
-        return PieceRequest(
-            self.key,
-            sequence,
-            frame,
-            [self._shelf.file(number) for number in numbers[:_FILES]],
-            len(numbers) > _FILES,
-            sequence in self._open,
-            budget,
-        )
+    def recorded_frames(self, sequence: int) -> int | None:
+        """How many frames of a group are durable that is being recorded; None for others."""
+        group = self._open.get(sequence)
+        return None if group is None else group.frames
 
-    def expected_end(self, sequence: int, budget: int) -> int:
-        """About where ``budget`` bytes of groups from ``sequence`` on end."""
-        return sequence + max(budget // max(self._shelf.mean_group_bytes(self.row.id), 1), 1)
+    def load_range(self, request: RangeRequest[SliceFile]) -> Extent:
+        """Read an extent, in a worker thread. Raises ReplayError (retryable) and SliceRetired."""
+        return load_range(self._shelf.pool, request)
+
+    def load_piece(self, request: PieceRequest[SliceFile]) -> Piece:
+        """Read frames of one group, in a worker thread. Raises as :meth:`load_range` does."""
+        return load_piece(self._shelf.pool, request)
 
     # For the shelf.
 
@@ -230,9 +132,9 @@ class SqliteTrack:
         for write in writes:
             if not 0 <= write.sequence <= _LARGEST_SEQUENCE:
                 raise refused(f"{write.sequence} is not a sequence")
-        return merge_writes(writes, self._recorded_frames)
+        return merge_writes(writes, self._frames_before)
 
-    def open_groups(self, deltas: Iterable[GroupDelta]) -> dict[int, OpenGroup]:
+    def begun(self, deltas: Iterable[GroupDelta]) -> dict[int, OpenGroup]:
         """Those of the groups in ``deltas`` that have been recorded in part."""
         groups = ((delta.sequence, self._open.get(delta.sequence)) for delta in deltas)
         return {sequence: group for sequence, group in groups if group is not None}
@@ -269,40 +171,15 @@ class SqliteTrack:
             if write.end is not None:
                 self._cut_short.discard(write.sequence)
 
-    def add_continuations(self, slice_number: int, frames: dict[int, int]) -> None:
-        """Note which groups go on in a slice, and with which frame."""
-        for sequence, frame in frames.items():
-            self._continued.setdefault(sequence, []).append((frame, slice_number))
-
     def drop_slice(self, slice_number: int, continued: Iterable[int]) -> None:
         """A slice was evicted: its groups are gone, whatever later slices have of them."""
-        span = self.spans.remove(slice_number)
-        for sequence in continued:
-            self._continued.pop(sequence, None)
+        self.remove_slice(slice_number, continued)
         for sequence in [each for each, group in self._open.items() if group.head == slice_number]:
             del self._open[sequence]
             self._cut_short.add(sequence)
-        if span is not None:
-            # An extent may end just below what is gone, and say that it is there.
-            self._loads.invalidate(span.first - 1, span.last)
         self.wake()
 
-    def wake(self) -> None:
-        """Something changed that a reader of an open group may wait for."""
-        changed, self._changed = self._changed, trio.Event()
-        changed.set()
-
-    def close(self) -> None:
-        """The store closes: let everyone who waits ask again."""
-        self._loads.wake()
-        self.wake()
-
-    def _check_readable(self) -> None:
-        self._shelf.check_open()
-        if self.reading.closed:
-            raise ReplayError(f"the store of {self.key.label} is being closed", retryable=False)
-
-    def _recorded_frames(self, sequence: int) -> int | None:
+    def _frames_before(self, sequence: int) -> int | None:
         group = self._open.get(sequence)
         if group is not None:
             return group.frames
@@ -314,38 +191,3 @@ class SqliteTrack:
                 f"{self._first_free} when the store was opened"
             )
         return 0
-
-    def _next_available(self, extent: Extent, sequence: int) -> Missing | Pending:
-        """The answer for a sequence that has no group, and lies in ``extent``."""
-        while True:
-            nearest = extent.next_from(sequence)
-            if nearest is not None:
-                return Missing(nearest)
-            if extent.end_exists:
-                return Missing(extent.end)
-            sequence = extent.end
-            if sequence >= self.spans.end:
-                return Missing(None)
-            following = self._cache.extent(sequence)
-            if following is None:
-                return self._loads.want_range(sequence)
-            if following.find(sequence) is not None:
-                return Missing(sequence)
-            extent = following
-
-    def _read_ahead(self, extent: Extent) -> None:
-        extent.read_ahead = True
-        if extent.end < self.spans.end and self._cache.extent(extent.end) is None:
-            self._loads.read_ahead((extent.end, -1), extent.budget)
-
-    def _read_ahead_in(self, piece: Piece, frame: int) -> None:
-        if piece.read_ahead or not piece.past_middle(frame):
-            return
-        piece.read_ahead = True
-        if piece.cut:
-            if self._cache.piece(piece.sequence, piece.end_frame) in (None, piece):
-                self._loads.read_ahead((piece.sequence, piece.end_frame), piece.budget)
-        elif piece.ending != OPEN and piece.first_frame > 0:
-            following = piece.sequence + 1
-            if following < self.spans.end and self._cache.extent(following) is None:
-                self._loads.read_ahead((following, -1), piece.budget)
