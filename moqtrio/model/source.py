@@ -9,7 +9,7 @@ answers, because a subscriber must be told them apart.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar, runtime_checkable
 
 import attrs
 
@@ -110,5 +110,28 @@ class ReplaySource(Protocol):
         what is waited for, the highest comes first where the source can choose.
 
         Raises :exc:`~moqtrio.errors.ReplayError` for trouble.
+        """
+        ...
+
+
+@runtime_checkable
+class TimeIndex(Protocol):
+    """What a source has besides, where it can be asked by time of day.
+
+    Times are seconds since the Unix epoch, on a clock of the source's own that never runs
+    backwards.
+    """
+
+    def now(self) -> float:
+        """The time on the clock that what is recorded is stamped with."""
+        ...
+
+    async def find_time(self, when: float) -> int | None:
+        """The smallest sequence of a group that the source still has and of which anything,
+        a frame or its end, was recorded at or after ``when``; None where nothing is that
+        young. May name an earlier group where it cannot tell, but never a later one.
+
+        Costs the same however much history there is. Raises
+        :exc:`~moqtrio.errors.ReplayError` for trouble. Cancelling it leaves nothing behind.
         """
         ...

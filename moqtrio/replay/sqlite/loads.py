@@ -45,8 +45,8 @@ class Reading:
     in_flight: int = 0
     read_ahead: int = 0
     closed: bool = False
-    # The slots above bound the threads; run_sync wants a limiter too.
     lookups: trio.Lock = attrs.Factory(trio.Lock)
+    # The slots above bound the threads; run_sync wants a limiter too.
     _threads: trio.CapacityLimiter = attrs.Factory(lambda: trio.CapacityLimiter(math.inf))
 
     def largest_load(self) -> int:

@@ -24,6 +24,7 @@ from .loads import Reading, TrackLoads, copy_error
 from .reader import SlicedGroupReader, evicted
 from .records import OPEN
 from .spans import SpanIndex
+from .times import SliceTimes
 
 _STEPS = 4  # stretches of sequences read at once, at most
 _FILES = 4  # slices one group is read from at once, at most
@@ -95,6 +96,7 @@ class SlicedTrack(ABC, Generic[F]):
         self.reading = reading
         self.spans: SpanIndex = SpanIndex()
         self._continued: dict[int, list[tuple[int, int]]] = {}  # (first frame, slice), rising
+        self.times: SliceTimes = SliceTimes(self.spans, self._continued)
         self._cache = TrackCache(cache)
         self._loads = TrackLoads(reading, self._cache, self)
         self._changed = trio.Event()
@@ -264,10 +266,12 @@ class SlicedTrack(ABC, Generic[F]):
         """Note which groups go on in a slice, and with which frame."""
         for sequence, frame in frames.items():
             self._continued.setdefault(sequence, []).append((frame, slice_number))
+            self.times.clear()
 
     def remove_slice(self, slice_number: int, continued: Iterable[int]) -> None:
         """A slice is gone, and its groups with it, whatever later slices have of them."""
         span = self.spans.remove(slice_number)
+        self.times.clear()
         for sequence in continued:
             self._continued.pop(sequence, None)
         if span is not None:

@@ -49,6 +49,10 @@ class SpanIndex:
         """One more than the largest sequence; 0 where there is none."""
         return self._reaches()[-1] + 1 if self._spans else 0
 
+    def firsts(self) -> dict[int, int]:
+        """By slice, the smallest sequence that begins in it."""
+        return {span.slice: span.first for span in self._spans}
+
     def extend(self, slice_number: int, first: int, last: int) -> None:
         """A slice now also has groups from ``first`` to ``last``."""
         spans = self._spans

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
+
+import trio
 
 from ...model.source import Bounds
 from ..batch import GroupDelta, merge_writes, refused
@@ -14,8 +17,10 @@ from .extents import Extent, Piece
 from .loader import load_piece, load_range
 from .loads import Reading
 from .lookup import PieceRequest, RangeRequest, SlicedTrack, TrackKey
+from .pool import SliceRetired
 from .records import OpenGroup, SliceFile
 from .slices import Written
+from .times import find_in_slice
 
 if TYPE_CHECKING:
     from .shelf import Shelf
@@ -56,6 +61,37 @@ class SqliteTrack(SlicedTrack[SliceFile]):
         spans = self.spans
         latest = spans.end - 1 if spans else None
         return Bounds(spans.oldest, self._durable_end, self.row.epoch, latest)
+
+    def now(self) -> float:
+        """The time on the store's clock, in seconds since the Unix epoch; see
+        :meth:`SqliteStore.open`."""
+        return self._shelf.now()
+
+    async def find_time(self, when: float) -> int | None:
+        """The smallest sequence of which anything was recorded at or after ``when``; see
+        :class:`~moqtrio.replay.TimeIndex`. Looks into one slice at most."""
+        await trio.lowlevel.checkpoint()
+        shelf, reading = self._shelf, self.reading
+        async with reading.lookups:
+            while True:
+                self._check_readable()
+                place = self.times.find(when, shelf.recorded)
+                if place is None or shelf.created(place.slice) >= when:
+                    return None if place is None else place.lowest
+                look = partial(
+                    find_in_slice,
+                    shelf.pool,
+                    self.file(place.slice),
+                    self.key.id,
+                    when,
+                    oldest=self.spans.oldest or 0,
+                    unreadable=place.lowest,
+                )
+                try:
+                    found = [await reading.look_up(look), place.later]
+                except SliceRetired:
+                    continue  # it has expired meanwhile
+                return min((each for each in found if each is not None), default=None)
 
     @property
     def reserved_end(self) -> int:
@@ -158,6 +194,7 @@ class SqliteTrack(SlicedTrack[SliceFile]):
         content = written.content
         if content.first is not None and content.last is not None:
             self.spans.extend(slice_number, content.first, content.last)
+            self.times.note_written(slice_number, content.first)
             self.mark_used(content.last + 1)
         self._open.update(written.open)
         for sequence in written.ended:
