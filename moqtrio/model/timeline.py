@@ -19,13 +19,13 @@ class Timeline:
     """
 
     def __init__(self, log: TrackLog, index: TimeIndex | None) -> None:
+        self.index = index
         self._log = log
-        self._index = index
         self._turn = trio.Lock()
 
     def now(self) -> float:
         """The time now."""
-        return self._log.clock.now_us() / 1e6 if self._index is None else self._index.now()
+        return self._log.clock.now_us() / 1e6 if self.index is None else self.index.now()
 
     async def find(self, when: float) -> int:
         """The sequence to start at; see :meth:`moqtrio.Track.find_time`."""
@@ -37,8 +37,8 @@ class Timeline:
             in_memory = await self._find_in_memory(trio.current_time() - (self.now() - when))
             if in_memory is not None:
                 found.append(in_memory)
-            if self._index is not None:
-                recorded = await self._index.find_time(when)
+            if self.index is not None:
+                recorded = await self.index.find_time(when)
                 if recorded is not None:
                     found.append(recorded)
             return min(found)

@@ -7,12 +7,13 @@ from typing import Protocol
 import attrs
 import trio
 
-from ..errors import StreamCode
+from ..errors import ReplayError, StreamCode
 from .clock import MediaClock
 from .group import GroupProducer
 from .log import LogLimits, LogStatistics, TrackLog
 from .notify import Wakeup
-from .source import ReplaySource
+from .source import ReplaySource, TimeIndex
+from .timeline import Timeline
 
 
 @attrs.frozen
@@ -73,6 +74,7 @@ class Track:
         self.name = name
         self.info: TrackInfo = TrackInfo() if info is None else info
         self.log: TrackLog = TrackLog(limits, clock)
+        self._timeline: Timeline | None = None
         self.source: ReplaySource | None = None if store is None else store.attach(self)
 
     def append_group(self) -> GroupProducer:
@@ -102,6 +104,42 @@ class Track:
     def statistics(self) -> LogStatistics:
         """A snapshot of what is in memory, evicted, durable and lost."""
         return self.log.statistics()
+
+    @property
+    def timeline(self) -> Timeline | None:
+        """What finds groups by the time of day; None where the track's source cannot."""
+        source = self.source
+        index = source if isinstance(source, TimeIndex) else None
+        if source is not None and index is None:
+            return None
+        if self._timeline is None or self._timeline.index is not index:
+            self._timeline = Timeline(self.log, index)
+        return self._timeline
+
+    async def find_time(self, when: float) -> int:
+        """The sequence to start at to get everything that was published at or after ``when``.
+
+        It is the smallest of a group of which anything was recorded (published, where it is
+        not recorded yet, or the track is not) at or after ``when``, or that is still open:
+        more of it may come. Where there is no such group, it is that of the next group.
+
+        Args:
+            when: seconds since the Unix epoch, by the clock of the track's store. See
+                :meth:`moqtrio.SqliteStore.open` for what it does when the system's clock
+                is set.
+
+        Raises ReplayError where the track's source has no index of times, or cannot read
+        it. Cancelling it leaves nothing behind.
+        """
+        timeline = self.timeline
+        if timeline is None:
+            raise ReplayError(
+                f"the source of track {self.broadcast}/{self.name} cannot be asked by time: "
+                "start at a sequence instead (0 is the oldest)",
+                code=StreamCode.NOT_FOUND,
+                retryable=False,
+            )
+        return await timeline.find(when)
 
     async def wait_durable(self, behind_bytes: int = 0) -> None:
         """Wait until at most ``behind_bytes`` of what was written is still to be recorded.

@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from ..errors import ReplayError, StreamCode
+from ..model.clock import MediaClock
 from ..model.frame import Frame
 from ..model.group import Aborted, GroupEnd
 from ..model.source import END, Bounds, End, Missing, Pending, Ready
@@ -45,6 +46,7 @@ class _Group:
     sequence: int
     frames: list[Frame] = attrs.Factory(list)
     end: GroupEnd | None = None
+    recorded: float = 0.0  # when it was last written to
     removed: bool = False
 
 
@@ -70,6 +72,7 @@ class MemoryTrack:
         self._error: ReplayError | None = None
         self._stalled = False
         self._changed = trio.Event()
+        self._clock = MediaClock()
 
     def bounds(self) -> Bounds:
         """What is held now."""
@@ -88,6 +91,21 @@ class MemoryTrack:
             return Ready(MemoryGroupReader(self, group))
         index = bisect_left(self._order, sequence)
         return Missing(self._order[index] if index < len(self._order) else None)
+
+    def now(self) -> float:
+        """The time, in seconds since the Unix epoch. Needs a running Trio."""
+        return self._clock.now_us() / 1e6
+
+    async def find_time(self, when: float) -> int | None:
+        """The smallest sequence of which anything was recorded at or after ``when``; see
+        :class:`~moqtrio.replay.TimeIndex`. Raises the error set with :meth:`fail`, if any;
+        waits while :meth:`stall` says so."""
+        await trio.lowlevel.checkpoint()
+        while self._stalled:
+            await self._changed.wait()
+        self._check()
+        young = (each for each in self._order if self._groups[each].recorded >= when)
+        return next(young, None)
 
     @property
     def reserved_end(self) -> int:
@@ -121,6 +139,7 @@ class MemoryTrack:
                 insort(self._order, delta.sequence)
             group.frames.extend(delta.frames)
             group.end = delta.end
+            group.recorded = self.now()
             self._next_sequence = max(self._next_sequence, delta.sequence + 1)
         self._reserved_end = max(self._reserved_end, self._next_sequence)
         self._wake()
