@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import attrs
+
+TIMESTAMP_END: Final = 2**61
+"""Timestamps are below this, in microseconds: what can be sent together with its distance
+from any other (RFC 9000 section 16: 62 bits)."""
 
 
 @attrs.define(slots=True, eq=True)

@@ -15,17 +15,15 @@ import trio
 
 from ..errors import ProtocolError, StreamCode
 from .clock import MediaClock
-from .frame import Frame
+from .frame import TIMESTAMP_END, Frame
 from .group import Aborted, Group, GroupEnd, check_open
 from .notify import Watchers
 from .ranges import RangeSet
 
 logger: logging.Logger = logging.getLogger("moqtrio.log")
 
-# What the wire can carry (RFC 9000 section 16: 62 bits): the end after the last group, and
-# any timestamp together with its distance from any other.
+# What the wire can carry (RFC 9000 section 16: 62 bits): the end after the last group.
 _LARGEST_SEQUENCE = 2**62 - 2
-_TIMESTAMP_END = 2**61
 
 _LOST_RANGES = 1024
 _COMPACT_AT = 4096
@@ -149,7 +147,7 @@ class TrackLog:
                 f"a frame of {size} bytes is larger than this track allows "
                 f"(max_frame_bytes={self.limits.max_frame_bytes})"
             )
-        if timestamp_us is not None and not 0 <= timestamp_us < _TIMESTAMP_END:
+        if timestamp_us is not None and not 0 <= timestamp_us < TIMESTAMP_END:
             raise ValueError(f"expected a timestamp in [0, 2**61) microseconds, got {timestamp_us}")
         group.changed_at = now = trio.current_time()
         if timestamp_us is None:
@@ -190,6 +188,17 @@ class TrackLog:
         if self.aborted is not None:
             raise ProtocolError(f"the track was aborted with code {self.aborted}")
 
+    def begin_at(self, sequence: int) -> None:
+        """Sequences below this count as used: what they hold was published before.
+
+        Raises ProtocolError once there was a group.
+        """
+        if not 0 <= sequence <= _LARGEST_SEQUENCE + 1:
+            raise ValueError(f"expected a sequence in [0, {_LARGEST_SEQUENCE}], got {sequence}")
+        if self._groups:
+            raise ProtocolError("the first sequence must be set before the first group is created")
+        self._floor = self.next_sequence = max(self.next_sequence, sequence)
+
     # Reading.
 
     @property
@@ -228,6 +237,15 @@ class TrackLog:
         index = bisect_left(self._order, self.edge, lo=self._head) - 1
         return self._order[index] if index >= self._head else None
 
+    @property
+    def latest_first_us(self) -> int | None:
+        """The first timestamp of the latest group that has a frame and may be seen."""
+        for index in range(bisect_left(self._order, self.edge, lo=self._head) - 1, -1, -1):
+            group = self._groups.get(self._order[index])
+            if group is not None and group.frames:
+                return group.frames[0].timestamp_us
+        return None
+
     def lost_until(self, sequence: int) -> int | None:
         """Where the run of lost groups around ``sequence`` ends; None if it was not lost."""
         return self._lost.end_of(sequence)
@@ -254,7 +272,7 @@ class TrackLog:
         if self._groups:
             raise ProtocolError("recording must begin before the first group is created")
         self._recorded = True
-        self._floor = self.next_sequence = first_sequence
+        self.begin_at(first_sequence)
         self._reserved_end = reserved_end
 
     def set_reserved_end(self, end: int) -> None:
