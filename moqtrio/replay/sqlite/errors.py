@@ -52,6 +52,11 @@ def describe(error: Exception, path: Path) -> str:
     return f"{path}: {error}"
 
 
+def describe_briefly(error: Exception, path: Path) -> str:
+    """As :func:`describe`, for where the file is named already."""
+    return describe(error, path).removeprefix(f"{path}: ")
+
+
 def store_error(error: Exception, path: Path) -> ReplayError:
     """The ReplayError for trouble with a whole file of a store."""
     damaged = isinstance(error, sqlite3.Error) and is_damage(error, path)

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import attrs
 
-from .catalog import ACTIVE, FORMAT_VERSION, SEALED, Catalog, SliceRow, TrackRow
+from .catalog import ACTIVE, SliceRow, TrackRow
 from .errors import describe
+from .looking import CatalogView, looking_at, read_catalog
 from .records import Content
-from .schema import connect, file_bytes, slice_path
+from .schema import file_bytes
 from .slices import count_contents
 
 
@@ -23,7 +24,7 @@ class StoredTrack:
     Attributes:
         broadcast, name: which track.
         epoch: identifies its numbering.
-        oldest: the smallest sequence held; None where there is none.
+        oldest, latest: the smallest and the largest sequence held; None where there is none.
         next_sequence: where a publisher would go on if the store were opened now.
         groups, frames, bytes: how much is held; bytes of payload.
         first_timestamp_us, last_timestamp_us: the smallest and the largest timestamp.
@@ -35,6 +36,7 @@ class StoredTrack:
     name: str
     epoch: int
     oldest: int | None
+    latest: int | None
     next_sequence: int
     groups: int
     frames: int
@@ -43,6 +45,14 @@ class StoredTrack:
     last_timestamp_us: int | None
     slices: int
     created: float
+
+    @property
+    def missing(self) -> int:
+        """How many sequences between the oldest and the latest are of no group held: never
+        used, lost before they were recorded, or in a file that cannot be read."""
+        if self.oldest is None or self.latest is None:
+            return 0
+        return max(self.latest + 1 - self.oldest - self.groups, 0)
 
 
 @attrs.frozen
@@ -68,7 +78,14 @@ class StoredSlice:
 
 @attrs.frozen
 class StoreInfo:
-    """What is in a store."""
+    """What is in a store.
+
+    Attributes:
+        path: the store.
+        format_version: of its files.
+        tracks: in the order they were first recorded.
+        slices: the files, oldest first.
+    """
 
     path: Path
     format_version: int
@@ -88,26 +105,21 @@ def inspect_store(path: str | os.PathLike[str]) -> StoreInfo:
     no store, or one of a newer version.
     """
     directory = Path(path)
-    catalog = Catalog.inspect(directory)
-    try:
-        tracks = catalog.tracks()
-        rows = [row for row in catalog.slices() if row.state in (ACTIVE, SEALED)]
-    finally:
-        catalog.close()
-    slices = [_look(directory, row) for row in rows]
-    return StoreInfo(directory, FORMAT_VERSION, [_sum_up(each, rows) for each in tracks], slices)
+    view = read_catalog(directory)
+    rows = view.slices
+    slices = [look_at_slice(view, row) for row in rows]
+    return StoreInfo(directory, view.version, [_sum_up(each, rows) for each in view.tracks], slices)
 
 
-def _look(directory: Path, row: SliceRow) -> StoredSlice:
-    path = slice_path(directory, row.number)
+def look_at_slice(view: CatalogView, row: SliceRow) -> StoredSlice:
+    """What there is to say of a slice; what is in an active one is counted into ``row``."""
+    file = view.file(row)
+    path = file.path
     problem = None if path.exists() else f"{path}: the file is gone"
     if problem is None and row.state == ACTIVE:
         try:
-            connection = connect(path, "mode=ro")
-            try:
+            with looking_at(file) as connection:
                 row.contents = count_contents(connection)
-            finally:
-                connection.close()
         except sqlite3.Error as error:
             problem = describe(error, path)
     return StoredSlice(path, row.state, row.created, row.recorded, file_bytes(path), problem)
@@ -124,6 +136,7 @@ def _sum_up(track: TrackRow, rows: Sequence[SliceRow]) -> StoredTrack:
         track.name,
         track.epoch,
         total.first,
+        total.last,
         next_sequence,
         total.groups,
         total.totals.frames,

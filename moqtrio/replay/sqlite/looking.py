@@ -29,7 +29,8 @@ _ATTEMPTS = 5
 class CatalogView:
     """What a catalog said at one instant.
 
-    ``slices`` are those that count: neither half made nor on their way out.
+    ``slices`` are those that count: neither half made nor on their way out. ``numbers`` are
+    those of all.
     """
 
     directory: Path
@@ -37,6 +38,7 @@ class CatalogView:
     clock: float
     tracks: list[TrackRow]
     slices: list[SliceRow]
+    numbers: frozenset[int]
 
     def file(self, row: SliceRow) -> SliceFile:
         """Where a slice is."""
@@ -57,8 +59,15 @@ def read_catalog(directory: Path) -> CatalogView:
         if version == 0:
             raise ReplayError(f"{path} is empty: the store was never opened", retryable=False)
         catalog = Catalog(path, connection)
-        slices = [row for row in catalog.slices() if row.state in (ACTIVE, SEALED)]
-        return CatalogView(directory, version, catalog.clock(), catalog.tracks(), slices)
+        rows = catalog.slices()
+        return CatalogView(
+            directory,
+            version,
+            catalog.clock(),
+            catalog.tracks(),
+            [row for row in rows if row.state in (ACTIVE, SEALED)],
+            frozenset(row.number for row in rows),
+        )
 
     try:
         return look(path, read)
