@@ -47,8 +47,10 @@ class Group:
         end: how it ended, or None while it is open.
         changed_at: Trio time of the last write.
         recorded: how many of the frames are durable.
+        recorded_at: Trio time; what was written before is durable.
         durable: whether all of it, end included, is durable.
-        lost: whether it was evicted before it was durable.
+        lost: whether it will not be recorded, or not as a whole.
+        held_back: whether subscribers see only what is durable.
     """
 
     sequence: int
@@ -58,12 +60,23 @@ class Group:
     size: int = 0
     end: GroupEnd | None = None
     recorded: int = 0
+    recorded_at: float = attrs.field(init=False)
     durable: bool = False
     lost: bool = False
+    held_back: bool = False
 
     @changed_at.default
     def _not_yet_changed(self) -> float:
         return self.created_at
+
+    @recorded_at.default
+    def _not_yet_recorded(self) -> float:
+        return self.created_at
+
+    @property
+    def hidden(self) -> bool:
+        """Whether there is nothing of it yet that subscribers may see."""
+        return self.held_back and not (self.recorded or self.durable)
 
 
 class GroupProducer:

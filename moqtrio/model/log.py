@@ -1,14 +1,16 @@
 """A track's live log: the groups that are in memory, shared by everyone who reads them.
 
 One producer writes, any number of subscriptions and one recorder read. The log keeps what
-is young or not yet durable, and forgets the rest, oldest first. It holds no task and no
-timer: what is too old is forgotten when somebody next writes or looks.
+is young or not yet durable, and forgets the rest. It holds no task and no timer: what is
+too old is forgotten when somebody next writes or looks. (A recorder looks in time.)
 """
 
 from __future__ import annotations
 
 import logging
 from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Callable, Iterator
 
 import attrs
 import trio
@@ -18,15 +20,14 @@ from .clock import MediaClock
 from .frame import TIMESTAMP_END, Frame
 from .group import Aborted, Group, GroupEnd, check_open
 from .notify import Watchers
-from .ranges import RangeSet
+from .recording import Backlog, RecordingMode, RecordingStatistics
 
 logger: logging.Logger = logging.getLogger("moqtrio.log")
 
 # What the wire can carry (RFC 9000 section 16: 62 bits): the end after the last group.
 _LARGEST_SEQUENCE = 2**62 - 2
 
-_LOST_RANGES = 1024
-_COMPACT_AT = 4096
+_COMPACT_AT = 1024
 
 
 @attrs.frozen
@@ -62,6 +63,7 @@ class LogStatistics:
         evicted: groups that have left memory.
         lost: those of them that had not been recorded, but should have been.
         readers: who follows the log: subscriptions and recorder.
+        recording: what its recorder says; None for a track that is not recorded.
     """
 
     groups: int
@@ -73,6 +75,7 @@ class LogStatistics:
     evicted: int
     lost: int
     readers: int
+    recording: RecordingStatistics | None = None
 
 
 class TrackLog:
@@ -85,7 +88,13 @@ class TrackLog:
         aborted: the code the track was aborted with, if it was.
     """
 
-    def __init__(self, limits: LogLimits | None = None, clock: MediaClock | None = None) -> None:
+    def __init__(
+        self,
+        limits: LogLimits | None = None,
+        clock: MediaClock | None = None,
+        *,
+        recording: RecordingMode = "live",
+    ) -> None:
         self.limits: LogLimits = LogLimits() if limits is None else limits
         self.clock: MediaClock = MediaClock() if clock is None else clock
         self.watchers: Watchers = Watchers()
@@ -93,17 +102,16 @@ class TrackLog:
         self.final_sequence: int | None = None
         self.aborted: int | None = None
         self._groups: dict[int, Group] = {}
-        self._order: list[int] = []  # sorted; entries before _head have been evicted
+        self._order: list[int] = []  # sorted; some of them, and all before _head, are evicted
         self._head = 0
+        self._leaving: deque[Group] = deque()  # may be evicted, longest settled first
         self._bytes = 0
         self._floor = 0  # below this a sequence may have been used before
         self._evicted = 0
-        self._lost_count = 0
-        self._lost = RangeSet(limit=_LOST_RANGES)
-        self._recorded = False
-        self._reserved_end: int | None = None
-        self._unrecorded: dict[int, Group] = {}
-        self._unrecorded_bytes = 0
+        self._mode: RecordingMode = recording
+        self._backlog: Backlog | None = None  # for a track that is not recorded
+        self._visible_end: int | None = None  # of a recorded one: from here on all is hidden
+        self._recorder_statistics: Callable[[], RecordingStatistics] | None = None
 
     # Writing: called by the producers' handles.
 
@@ -126,13 +134,17 @@ class TrackLog:
             )
         group = Group(sequence, trio.current_time())
         self._groups[sequence] = group
-        if not self._order or sequence > self._order[-1]:
+        latest = self._order[-1] if self._order else -1
+        if sequence > latest:
             self._order.append(sequence)
+            if latest >= 0:
+                self._settle(self._groups[latest])  # The latest never leaves; now it may.
         else:
             insort(self._order, sequence, lo=self._head)
         self.next_sequence = max(self.next_sequence, sequence + 1)
-        if self._recorded:
-            self._unrecorded[sequence] = group
+        if self._backlog is not None:
+            group.held_back = self._mode == "durable"
+            self._backlog.add(group)
         self.evict()
         self.watchers.notify()
         return group
@@ -155,8 +167,8 @@ class TrackLog:
         group.frames.append(Frame(payload, timestamp_us))
         group.size += size
         self._bytes += size
-        if self._recorded:
-            self._unrecorded_bytes += size
+        if self._backlog is not None and not group.lost:
+            self._backlog.bytes += size
         if self._bytes > self.limits.cache_bytes:
             self.evict()
         self.watchers.notify()
@@ -165,6 +177,7 @@ class TrackLog:
         """End a group, unless it has ended."""
         if group.end is None:
             group.end = end
+            self._settle(group)
             self.watchers.notify()
 
     def finish(self) -> None:
@@ -177,8 +190,8 @@ class TrackLog:
         """End the track and every open group with an error."""
         self.check_open()
         self.aborted = code
-        for sequence in self._order[self._head :]:
-            self.end_group(self._groups[sequence], Aborted(code))
+        for group in self._groups.values():
+            self.end_group(group, Aborted(code))
         self.watchers.notify()
 
     def check_open(self) -> None:
@@ -198,6 +211,7 @@ class TrackLog:
         if self._groups:
             raise ProtocolError("the first sequence must be set before the first group is created")
         self._floor = self.next_sequence = max(self.next_sequence, sequence)
+        self._show_below(sequence)
 
     # Reading.
 
@@ -206,11 +220,12 @@ class TrackLog:
         """One more than the highest sequence subscribers may see.
 
         For a recorded track that is held back until the store has reserved the sequences
-        durably: otherwise a crash could give one number to two contents.
+        durably: otherwise a crash could give one number to two contents. Where subscribers
+        see only what is durable, it is held back until something of the group is.
         """
-        if self._reserved_end is None:
+        if self._visible_end is None:
             return self.next_sequence
-        return min(self.next_sequence, self._reserved_end)
+        return min(self.next_sequence, self._visible_end)
 
     @property
     def ended(self) -> bool:
@@ -218,76 +233,109 @@ class TrackLog:
         return self.final_sequence is not None or self.aborted is not None
 
     def get(self, sequence: int) -> Group | None:
-        """The group, if it is in memory and may be seen."""
+        """The group, if it is in memory and its number may be seen."""
         group = self._groups.get(sequence)
-        if group is None or (self._reserved_end is not None and sequence >= self._reserved_end):
+        if group is None or (self._visible_end is not None and sequence >= self._visible_end):
             return None
-        return group
+        # What was given up is shown live, but not where only what is durable is.
+        return None if group.held_back and group.lost else group
 
     def first_from(self, sequence: int) -> int | None:
         """The smallest sequence at or above this one that is in memory and may be seen."""
-        index = bisect_left(self._order, sequence, lo=self._head)
-        if index < len(self._order) and self._order[index] < self.edge:
-            return self._order[index]
+        order, edge = self._order, self.edge
+        for index in range(bisect_left(order, sequence, lo=self._head), len(order)):
+            if order[index] >= edge:
+                break
+            if order[index] in self._groups:
+                return order[index]
         return None
 
     @property
     def latest(self) -> int | None:
-        """The highest sequence in memory that may be seen, or None."""
-        index = bisect_left(self._order, self.edge, lo=self._head) - 1
-        return self._order[index] if index >= self._head else None
+        """The highest sequence in memory of which something may be seen, or None."""
+        return next((group.sequence for group in self._newest_first()), None)
 
     @property
     def latest_first_us(self) -> int | None:
         """The first timestamp of the latest group that has a frame and may be seen."""
-        for index in range(bisect_left(self._order, self.edge, lo=self._head) - 1, -1, -1):
-            group = self._groups.get(self._order[index])
-            if group is not None and group.frames:
-                return group.frames[0].timestamp_us
-        return None
+        groups = (group for group in self._newest_first() if group.frames)
+        return next((group.frames[0].timestamp_us for group in groups), None)
+
+    def _newest_first(self) -> Iterator[Group]:
+        order = self._order
+        for index in range(bisect_left(order, self.edge, lo=self._head) - 1, self._head - 1, -1):
+            group = self.get(order[index])
+            if group is not None and not group.hidden:
+                yield group
 
     def lost_until(self, sequence: int) -> int | None:
-        """Where the run of lost groups around ``sequence`` ends; None if it was not lost."""
-        return self._lost.end_of(sequence)
+        """Where the run of lost groups around ``sequence`` ends; None where it was not lost,
+        or the store has taken note of it. (See also :meth:`absence`.)"""
+        return None if self._backlog is None else self._backlog.lost_until(sequence)
+
+    def absence(self, start: int, end: int) -> tuple[int, int]:
+        """How to report sequences from ``start`` on that neither memory nor store has, up to
+        ``end`` at most: the end of those to which one code applies, and that code; 0 where
+        there is no such group."""
+        return (end, 0) if self._backlog is None else self._backlog.absence(start, end)
 
     def statistics(self) -> LogStatistics:
         """A snapshot of the counters."""
+        backlog, describe = self._backlog, self._recorder_statistics
         return LogStatistics(
             groups=len(self._groups),
             bytes=self._bytes,
             oldest=self._order[self._head] if self._groups else None,
             next_sequence=self.next_sequence,
-            unrecorded=len(self._unrecorded),
-            durable_end=self.durable_end if self._recorded else None,
+            unrecorded=0 if backlog is None else len(backlog.groups),
+            durable_end=None if backlog is None else self.durable_end,
             evicted=self._evicted,
-            lost=self._lost_count,
+            lost=self.lost,
             readers=len(self.watchers),
+            recording=None if describe is None else describe(),
         )
 
     # Recording: called by the recorder.
 
-    def begin_recording(self, first_sequence: int, reserved_end: int) -> None:
+    def begin_recording(
+        self,
+        first_sequence: int,
+        reserved_end: int,
+        statistics: Callable[[], RecordingStatistics] | None = None,
+    ) -> None:
         """From now on a group stays in memory until it is durable, and sequences below
         ``first_sequence`` count as used. Must come before the first group."""
         if self._groups:
             raise ProtocolError("recording must begin before the first group is created")
-        self._recorded = True
-        self.begin_at(first_sequence)
-        self._reserved_end = reserved_end
+        self._backlog = Backlog()
+        self._recorder_statistics = statistics
+        self._floor = self.next_sequence = first_sequence
+        self._visible_end = reserved_end if self._mode == "live" else first_sequence
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether there is a recorder."""
+        return self._backlog is not None
 
     def set_reserved_end(self, end: int) -> None:
         """Sequences below ``end`` are reserved durably: subscribers may see them."""
-        self._reserved_end = end
-        self.watchers.notify()
+        if self._mode == "live":
+            self._visible_end = end
+            self.watchers.notify()
 
     @property
     def durable_end(self) -> int:
         """Every group below this is durable or lost. For a recorded track only."""
-        return min(self._unrecorded, default=self.next_sequence)
+        return min(self._recorded.groups, default=self.next_sequence)
+
+    @property
+    def lost(self) -> int:
+        """How many groups were lost."""
+        return 0 if self._backlog is None else self._backlog.lost_count
 
     def unrecorded(self) -> list[Group]:
         """The groups that are not yet wholly durable, oldest first by creation."""
-        return list(self._unrecorded.values())
+        return [] if self._backlog is None else list(self._backlog.groups.values())
 
     def mark_recorded(self, group: Group, frames: int, end: GroupEnd | None) -> None:
         """``frames`` more of the group's frames are durable, and ``end`` unless it is None.
@@ -296,81 +344,122 @@ class TrackLog:
         not lost after all; otherwise it stays in :meth:`unrecorded` until its end is
         recorded, because what is stored must not be taken for the whole.
         """
+        backlog = self._recorded
         group.recorded += frames
         if end is None:
-            if group.lost and group.sequence not in self._unrecorded:
-                self._unrecorded[group.sequence] = group
-                self._unrecorded_bytes += group.size
+            backlog.add(group)
+        else:
+            if end == group.end and group.recorded == len(group.frames):
+                group.durable = True
+                self._settle(group)
+            backlog.remove(group)
+            if group.durable and group.lost:
+                backlog.find(group)
+        if not group.hidden:
+            self._show_below(group.sequence + 1)
+
+    def give_up(self, group: Group) -> None:
+        """The store will not take ``group``: it is lost, but stays in memory as any other."""
+        backlog = self._recorded
+        if group.lost:
+            backlog.remove(group)  # It does not even take the news that it is incomplete.
             return
-        if end == group.end and group.recorded == len(group.frames):
-            group.durable = True
-            if group.lost:
-                self._find(group)
-        self._drop_unrecorded(group)
+        self._lose(group)
+        self._settle(group)
+
+    def lost_ranges(self) -> list[tuple[int, int]]:
+        """The lost groups the store is still to take note of; perhaps with others between."""
+        return [] if self._backlog is None else self._backlog.lost_ranges()
+
+    def forget_lost(self, ranges: list[tuple[int, int]]) -> None:
+        """The store answers for these from now on (as :meth:`lost_ranges` returned them)."""
+        self._recorded.forget_lost(ranges)
 
     def is_behind(self, behind_bytes: int) -> bool:
         """Whether more than this many payload bytes are still to be recorded; with 0,
         whether any group is."""
-        if behind_bytes:
-            return self._unrecorded_bytes > behind_bytes
-        return bool(self._unrecorded)
+        backlog = self._backlog
+        if backlog is None:
+            return False
+        return backlog.bytes > behind_bytes if behind_bytes else bool(backlog.groups)
+
+    @property
+    def behind_bytes(self) -> int:
+        """The payload bytes of the groups that are not yet wholly durable."""
+        return 0 if self._backlog is None else self._backlog.bytes
+
+    @property
+    def _recorded(self) -> Backlog:
+        assert self._backlog is not None, "begin_recording comes first"
+        return self._backlog
+
+    def _show_below(self, end: int) -> None:
+        """Where only what is durable is shown: nothing below ``end`` is waited for."""
+        if self._mode == "durable" and self._visible_end is not None:
+            self._visible_end = max(self._visible_end, end)
 
     # Forgetting.
 
-    def evict(self) -> None:
-        """Forget, oldest first, what is too old or too much. The latest group stays.
+    @property
+    def next_eviction(self) -> float | None:
+        """The Trio time at which :meth:`evict` has something to do; None where only writing
+        can bring that about."""
+        return self._leaving[0].changed_at + self.limits.cache_age if self._leaving else None
 
-        A recorded group leaves when it is durable. Only beyond ``max_bytes`` does it leave
-        anyway, marked as lost, and then it is aborted so that nobody takes the part that
-        was seen or stored for the whole.
+    def evict(self) -> None:
+        """Forget what is too old or too much. The latest group stays.
+
+        A group that has ended leaves in the order in which they ended, a recorded one in
+        the order in which they became durable, whatever else is open. Only beyond
+        ``max_bytes`` do others leave, oldest first; those that are recorded are then lost,
+        and open ones aborted, so that nobody takes the part that was seen or stored for the
+        whole.
         """
-        deadline = trio.current_time() - self.limits.cache_age
-        while len(self._groups) > 1:
-            group = self._groups[self._order[self._head]]
-            forced = self._bytes > self.limits.max_bytes
-            if not forced:
-                if group.end is None or (self._recorded and not group.durable):
-                    break
-                if group.changed_at > deadline and self._bytes <= self.limits.cache_bytes:
-                    break
-            self._forget(group)
+        limits, leaving = self.limits, self._leaving
+        now = trio.current_time()
+        while leaving:
+            group = leaving[0]
+            if group.changed_at + limits.cache_age > now and self._bytes <= limits.cache_bytes:
+                break
+            leaving.popleft()
+            if self._groups.get(group.sequence) is group:
+                self._forget(group)
+        while self._bytes > limits.max_bytes and len(self._groups) > 1:
+            self._forget(self._groups[self._order[self._head]])
+
+    def _settle(self, group: Group) -> None:
+        """Let a group leave in its turn, if nothing is missing of it and it is not the latest."""
+        if group.end is None or group.sequence == self._order[-1]:
+            return
+        if self._backlog is None or group.durable or group.lost:
+            self._leaving.append(group)
 
     def _forget(self, group: Group) -> None:
         if group.end is None:
             group.end = Aborted(StreamCode.EVICTED)
-        if self._recorded and not group.durable:
+        if self._backlog is not None and not (group.durable or group.lost):
             self._lose(group)
         del self._groups[group.sequence]
         self._bytes -= group.size
         self._evicted += 1
         self._floor = max(self._floor, group.sequence + 1)
-        self._head += 1
-        if self._head >= _COMPACT_AT and self._head * 2 >= len(self._order):
-            del self._order[: self._head]
+        order = self._order
+        while self._head < len(order) and order[self._head] not in self._groups:
+            self._head += 1
+        evicted = len(order) - len(self._groups)
+        if evicted >= _COMPACT_AT and evicted * 2 >= len(order):
+            self._order = [each for each in order[self._head :] if each in self._groups]
             self._head = 0
 
     def _lose(self, group: Group) -> None:
-        group.lost = True
-        self._lost.add(group.sequence, group.sequence + 1)
-        self._lost_count += 1
-        if group.recorded == 0:
-            self._drop_unrecorded(group)
-        # Otherwise the recorder still has to write that the stored prefix is not the whole.
-        if self._lost_count & (self._lost_count - 1) == 0:  # 1, 2, 4, 8 ...: not a flood
+        backlog = self._recorded
+        backlog.lose(group)
+        self._show_below(group.sequence + 1)
+        if backlog.lost_count & (backlog.lost_count - 1) == 0:  # 1, 2, 4, 8 ...: not a flood
             logger.error(
-                "group %d left memory before it was recorded (%d lost so far): the store is "
-                "slower than the track, or failing; max_bytes is %d",
+                "group %d is lost: it left memory before it was recorded, or the store refused "
+                "it (%d lost so far); max_bytes is %d",
                 group.sequence,
-                self._lost_count,
+                backlog.lost_count,
                 self.limits.max_bytes,
             )
-
-    def _find(self, group: Group) -> None:
-        """What was lost turns out not to be."""
-        group.lost = False
-        self._lost.discard(group.sequence)
-        self._lost_count -= 1
-
-    def _drop_unrecorded(self, group: Group) -> None:
-        if self._unrecorded.pop(group.sequence, None) is not None:
-            self._unrecorded_bytes -= group.size

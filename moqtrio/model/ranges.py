@@ -9,7 +9,7 @@ class RangeSet:
     """A set of integers as disjoint, sorted, half-open ranges.
 
     Adding at the upper end, which is what sequences do, costs nothing. ``limit`` bounds
-    how many ranges are kept: beyond it the lowest are forgotten.
+    how many ranges are kept: beyond it the lowest is forgotten.
     """
 
     __slots__ = ("_ends", "_limit", "_starts")
@@ -19,10 +19,11 @@ class RangeSet:
         self._ends: list[int] = []
         self._limit = limit
 
-    def add(self, start: int, end: int) -> None:
-        """Add every integer in ``[start, end)``."""
+    def add(self, start: int, end: int) -> tuple[int, int] | None:
+        """Add every integer in ``[start, end)``. Returns the range that was forgotten for
+        it, if one had to be."""
         if start >= end:
-            return
+            return None
         first = bisect_left(self._ends, start)
         last = bisect_right(self._starts, end)
         if first < last:
@@ -30,18 +31,27 @@ class RangeSet:
             end = max(end, self._ends[last - 1])
         self._starts[first:last] = [start]
         self._ends[first:last] = [end]
-        if self._limit is not None and len(self._starts) > self._limit:
-            del self._starts[0], self._ends[0]
+        if self._limit is None or len(self._starts) <= self._limit:
+            return None
+        return self._starts.pop(0), self._ends.pop(0)
 
     def discard(self, value: int) -> None:
         """Take ``value`` out, if it is in."""
-        index = bisect_right(self._starts, value) - 1
-        if index < 0 or value >= self._ends[index]:
+        self.discard_range(value, value + 1)
+
+    def discard_range(self, start: int, end: int) -> None:
+        """Take every integer in ``[start, end)`` out, as far as they are in."""
+        first = bisect_right(self._ends, start)
+        last = bisect_left(self._starts, end)
+        if start >= end or first >= last:
             return
-        start, end = self._starts[index], self._ends[index]
-        kept = [(low, high) for low, high in ((start, value), (value + 1, end)) if low < high]
-        self._starts[index : index + 1] = [low for low, _ in kept]
-        self._ends[index : index + 1] = [high for _, high in kept]
+        kept = [
+            (low, high)
+            for low, high in ((self._starts[first], start), (end, self._ends[last - 1]))
+            if low < high
+        ]
+        self._starts[first:last] = [low for low, _ in kept]
+        self._ends[first:last] = [high for _, high in kept]
 
     def __contains__(self, value: int) -> bool:
         return self.end_of(value) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from ..errors import ReplayError
+from ..errors import ReplayError, StreamCode
 from ..model.frame import Frame
 from ..model.group import Aborted, Group
 from ..model.source import END, End, Ready
@@ -44,11 +44,13 @@ class LiveReader:
         """The next frames; see :meth:`moqtrio.replay.GroupReader.poll_frames`."""
         group = self._group
         start = self._index
-        count = len(group.frames)
+        count = group.recorded if group.held_back else len(group.frames)
         if start < count:
-            stop = count if group.size <= max_bytes else self._stop(max_bytes)
+            stop = count if group.size <= max_bytes else self._stop(count, max_bytes)
             self._index = stop
             return Ready(group.frames[start:stop])
+        if group.held_back and not group.durable:
+            return self._not_durable()
         if group.end is None:
             return PARKED
         if isinstance(group.end, Aborted):
@@ -57,11 +59,20 @@ class LiveReader:
             )
         return END
 
-    def _stop(self, max_bytes: int) -> int:
+    def _not_durable(self) -> Parked:
+        if self._group.lost:
+            raise ReplayError(
+                f"group {self.sequence} was lost before it was recorded",
+                code=StreamCode.EVICTED,
+                retryable=False,
+            )
+        return PARKED
+
+    def _stop(self, count: int, max_bytes: int) -> int:
         frames = self._group.frames
         stop = self._index
         size = 0
-        while stop < len(frames) and size < max_bytes:
+        while stop < count and size < max_bytes:
             size += len(frames[stop].payload)
             stop += 1
         return stop
