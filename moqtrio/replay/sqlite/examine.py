@@ -97,6 +97,11 @@ class Joins:
         self.blind = True
         self._ends.clear()
 
+    def forget(self, track: int, sequence: int) -> None:
+        """What the next slice has of a group cannot be told."""
+        self.blind = True
+        self._ends.pop((track, sequence), None)
+
     def __contains__(self, key: tuple[int, int]) -> bool:
         return key in self._ends
 
@@ -217,6 +222,7 @@ class SliceExaminer:
                 for row in rows:
                     if not all(isinstance(value, int | None) for value in row):
                         self._tell(track, start, "a row holds no numbers", end=None)
+                        self._joins.lose()
                         continue
                     yield row
                 start = rows[-1][0] + 1
@@ -224,6 +230,7 @@ class SliceExaminer:
             start = max(start, expected.first or 0)
             end = None if expected.last is None else max(expected.last, start) + 1
             self._tell(track, start, self._describe(error), end=end)
+            self._joins.lose()
 
     def _check_pack(self, track: int, row: _PackRow) -> Pack | None:
         first, end = row.sequence, row.last + 1
@@ -252,6 +259,7 @@ class SliceExaminer:
             checksum = None
         if checksum != row.checksum:
             self._tell(track, sequence, "its entry fails its checksum")
+            self._joins.forget(track, sequence)
             return self._count_chunks(track, sequence)
         content = self.contents.setdefault(track, Content())
         if part.first_frame:
@@ -354,7 +362,7 @@ class SliceExaminer:
     def _describe(self, error: Exception) -> str:
         if isinstance(error, sqlite3.Error):
             return describe_briefly(error, self._file.path)
-        return str(error)
+        return f"damaged, {error}"
 
 
 def cannot_be_read(error: sqlite3.Error, file: SliceFile) -> bool:
