@@ -18,6 +18,7 @@ from .notify import Wakeup, Watchers
 from .origin import Announcement, Origin, OriginAnnouncements
 from .path import join, strip_prefix
 from .ranges import RangeSet
+from .source import ReplaySource
 from .track import Track, TrackInfo, TrackStore
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Origin",
     "OriginAnnouncements",
     "RangeSet",
+    "ReplaySource",
     "Track",
     "TrackInfo",
     "TrackLog",

@@ -4,18 +4,21 @@ from ..model.source import END, Bounds, End, GroupReader, Missing, Pending, Read
 from .live import PARKED, LiveReader, Parked
 from .memory import MemoryStore, MemoryTrack
 from .recorder import Recorder, RecorderSettings, RecorderStatistics
-from .resolver import DONE, Done, Dropped, Resolver, RetryPolicy, resolve_group
+from .resolver import DONE, Done, Dropped, Resolver, resolve_group
+from .retry import Backoff, Retries, RetryPolicy
 from .sqlite import SqliteStore, SqliteTrack
-from .target import GroupWrite, ReplayTarget
+from .target import GapWrite, GroupWrite, ReplayTarget
 
 __all__ = [
     "DONE",
     "END",
     "PARKED",
+    "Backoff",
     "Bounds",
     "Done",
     "Dropped",
     "End",
+    "GapWrite",
     "GroupReader",
     "GroupWrite",
     "LiveReader",
@@ -31,6 +34,7 @@ __all__ = [
     "ReplaySource",
     "ReplayTarget",
     "Resolver",
+    "Retries",
     "RetryPolicy",
     "SqliteStore",
     "SqliteTrack",

@@ -11,16 +11,17 @@ The rules (docs/replay.md has them with their reasons):
 
 from __future__ import annotations
 
-import random
+import math
 from typing import Final
 
 import attrs
-import trio
 
 from ..errors import ReplayError, RequestError, StreamCode
 from ..model.log import TrackLog
 from ..model.source import GroupReader, Missing, Pending, Ready, ReplaySource
+from .expiry import Expiry
 from .live import PARKED, LiveReader, Parked
+from .retry import Backoff, Retries, RetryPolicy
 
 Reader = LiveReader | GroupReader
 
@@ -48,25 +49,6 @@ DONE: Final = Done()
 Resolved = Ready[Reader] | Dropped | Pending | Parked | Done
 
 
-@attrs.frozen
-class RetryPolicy:
-    """How a failing source is asked again.
-
-    Attributes:
-        attempts: tries for one sequence; a source that used them up gets one try for each
-            further sequence until it answers again.
-        first_delay: seconds before the second try; doubled each time, with jitter.
-        max_delay: the longest delay in seconds.
-        breaker: how many sequences in a row may fail before the subscription ends. A
-            failure that is not retryable is an answer, and does not count.
-    """
-
-    attempts: int = 6
-    first_delay: float = 0.05
-    max_delay: float = 1.0
-    breaker: int = 16
-
-
 class Resolver:
     """Answers for one subscription what comes next.
 
@@ -76,7 +58,13 @@ class Resolver:
         start: the first sequence asked for; None for the latest.
         end: where to stop (half-open); None for never.
         priority: how much what comes is wanted, for a source that can choose.
+        max_latency: seconds a group may lag behind the latest; beyond it is dropped, unless
+            it is history that was asked for.
         retry: how a failing source is asked again.
+
+    Attributes:
+        retries: the tries of this subscription; whoever reads its groups tells them, too.
+        expiry: which groups have become too old.
     """
 
     def __init__(
@@ -87,19 +75,20 @@ class Resolver:
         start: int | None,
         end: int | None,
         priority: int = 0,
+        max_latency: float = math.inf,
         retry: RetryPolicy | None = None,
     ) -> None:
         self.cursor = start
         self.end = end
         self.priority = priority
+        self.retries: Retries = Retries(retry)
+        self.expiry: Expiry = Expiry(log, max_latency)
+        if start is not None:
+            self.expiry.exempt_end = log.edge
         self._log = log
         self._source = source
-        self._retry = RetryPolicy() if retry is None else retry
         self._found: Reader | None = None
-        self._attempts = 0
-        self._retry_at: float | None = None
-        self._failed_in_a_row = 0
-        self._failed_at: int | None = None
+        self._backoff = Backoff(self.retries)
 
     def poll_start(self) -> Ready[int] | Pending:
         """Find the first group that will come; ``cursor`` is then its sequence.
@@ -112,8 +101,7 @@ class Resolver:
         log = self._log
         log.evict()
         if self.cursor is None:
-            latest = log.latest
-            self.cursor = log.edge if latest is None else latest
+            self.cursor = self._latest()
         while self.cursor < log.edge:
             group = log.get(self.cursor)
             if group is not None:
@@ -145,6 +133,9 @@ class Resolver:
             found.close()
         if self._at_end(cursor):
             return DONE
+        expired_until = self.expiry.expired_until(cursor)
+        if expired_until > cursor:
+            return self._drop(expired_until, StreamCode.OLD)
         group = self._log.get(cursor)
         if group is not None:
             self.cursor = cursor + 1
@@ -153,10 +144,10 @@ class Resolver:
             return PARKED
         lost_until = self._log.lost_until(cursor)
         if lost_until is not None:
-            return self._drop(lost_until, StreamCode.EVICTED)
+            return self._drop(min(lost_until, self._log.edge), StreamCode.EVICTED)
         answer = self._poll_source(cursor)
         if isinstance(answer, Missing):
-            return self._drop(self._next_available(cursor, answer), 0)
+            return self._drop(*self._log.absence(cursor, self._next_available(cursor, answer)))
         if isinstance(answer, Dropped):
             return self._drop(self._damaged_until(answer), answer.code)
         if isinstance(answer, Ready):
@@ -183,7 +174,7 @@ class Resolver:
     def _damaged_until(self, dropped: Dropped) -> int:
         """Where the run of groups ends that are known to be as unreadable as the first one."""
         end = dropped.end
-        if self._source is None or self._failed_at is not None:
+        if self._source is None or self.retries.failing:
             return end  # the source is failing, not the group: the next may have better luck
         limit = min(self._log.edge, end + _DAMAGED_AT_ONCE)
         while end < limit and not self._at_end(end) and self._log.get(end) is None:
@@ -217,56 +208,51 @@ class Resolver:
             candidates.append(missing.next_available)
         return max(min(candidates), sequence + 1)
 
+    def _latest(self) -> int:
+        """Where a subscription begins that did not say."""
+        log = self._log
+        if log.latest is not None:
+            return log.latest
+        stored = None if self._source is None else self._source.bounds().latest
+        # After a restart: what was published last is in the store alone.
+        return log.edge if stored is None else min(stored, log.edge)
+
     def _poll_source(self, sequence: int) -> Ready[Reader] | Pending | Missing | Dropped:
         """Ask the source, within the retry policy. A failure for good is a Dropped of one."""
         if self._source is None:
             return Missing(None)
-        if self._retry_at is not None:
-            if trio.current_time() < self._retry_at:
-                return Pending(self._wait_for_retry)
-            self._retry_at = None
+        waiting = self._backoff.waiting()
+        if waiting is not None:
+            return waiting
         try:
             answer = self._source.poll_group(sequence, priority=self.priority)
         except ReplayError as error:
             return self._failed(sequence, error)
         if not isinstance(answer, Pending):
-            self._answered()
+            self._backoff.answered()
+            if isinstance(answer, Missing):
+                self.retries.answered()  # a group that was found has yet to be read
         return answer
 
-    def _answered(self) -> None:
-        self._attempts = self._failed_in_a_row = 0
-        self._failed_at = None
-
     def _failed(self, sequence: int, error: ReplayError) -> Pending | Dropped:
-        if not error.retryable:
-            self._answered()
-            return Dropped(sequence, sequence + 1, error.code or StreamCode.EVICTED)
-        if self._attempts + 1 < self._retry.attempts:
-            delay = min(self._retry.first_delay * 2**self._attempts, self._retry.max_delay)
-            self._attempts += 1
-            self._retry_at = trio.current_time() + delay * random.uniform(0.5, 1.0)
-            return Pending(self._wait_for_retry)
-        if sequence != self._failed_at:  # the start is looked up twice
-            self._failed_at = sequence
-            self._failed_in_a_row += 1
-        if self._failed_in_a_row >= self._retry.breaker:
-            raise error
+        if error.retryable:
+            waiting = self._backoff.failed()
+            if waiting is not None:
+                return waiting
+            self.retries.gave_up(sequence, error)
+        else:
+            self._backoff.answered()
+            self.retries.answered()
         return Dropped(sequence, sequence + 1, error.code or StreamCode.EVICTED)
 
-    async def _wait_for_retry(self) -> None:
-        if self._retry_at is not None:
-            await trio.sleep_until(self._retry_at)
 
+async def resolve_group(resolver: Resolver) -> Reader:
+    """Find the group at the resolver's cursor, waiting for the store while its retries last.
 
-async def resolve_group(
-    log: TrackLog, source: ReplaySource | None, sequence: int, *, priority: int = 0
-) -> Reader:
-    """Find one group, waiting for the store as long as its retries last.
-
-    Raises RequestError where there is none, ReplayError where it could not be read.
-    Cancelling it leaves nothing behind.
+    Raises RequestError where there is none, ReplayError where it cannot be read. Cancelling
+    it leaves nothing behind.
     """
-    resolver = Resolver(log, source, start=sequence, end=sequence + 1, priority=priority)
+    sequence = resolver.cursor
     while True:
         answer = resolver.poll_next()
         if isinstance(answer, Ready):

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+import trio
+
 from ..model import Track, Wakeup
-from ..replay import PARKED, Pending, Ready
+from ..replay import Resolver
 from ..replay.resolver import Reader
-from ..transport.connection import SendStream
-from ..wire.lite import encode_frames
-from .group_sender import PIECE_BYTES
+from ..transport.connection import Connection, SendStream
+from .group_sender import GroupSender, Progress
+from .pins import PinLimit
 
 
-async def send_group(stream: SendStream, reader: Reader, track: Track) -> None:
-    """Send every frame of the group, as they come and as the peer takes them.
+async def send_group(
+    connection: Connection,
+    stream: SendStream,
+    track: Track,
+    reader: Reader,
+    resolver: Resolver,
+    pins: PinLimit,
+) -> None:
+    """Send every frame of the group, as they come and as the peer takes them, then FIN.
 
     Raises ReplayError where the group cannot be completed, and what the stream raises.
     Cancelling it leaves the stream unfinished.
     """
-    ticks = 0
+    sender = GroupSender(
+        reader, resolver, lambda: stream, header=b"", timescale=track.info.timescale
+    )
     wakeup = Wakeup()
-    remove = track.log.watchers.add(wakeup.set)
+    remove_log = track.log.watchers.add(wakeup.set)
+    remove_writable = connection.on_writable(wakeup.set)
     try:
-        while True:
-            answer = reader.poll_frames(PIECE_BYTES)
-            if isinstance(answer, Ready):
-                piece, ticks = encode_frames(answer.value, ticks, track.info.timescale)
-                await stream.send_all(piece)
-            elif isinstance(answer, Pending):
-                await answer.wait()
-            elif answer is PARKED:
-                await wakeup.wait()
+        while (progress := sender.advance()) is not Progress.OVER:
+            if progress is Progress.PENDING:
+                await sender.wait_for_store()
+                sender.store_ready()
+            elif progress is not Progress.MORE:
+                await pins.wait(wakeup, (sender,))
+                pins.enforce(sender)
             else:
-                return
+                await trio.lowlevel.checkpoint()
     finally:
-        remove()
+        remove_log()
+        remove_writable()
+        sender.close()

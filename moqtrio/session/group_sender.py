@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum, auto
 
 import trio
 
-from ..model import Frame
-from ..replay import End, Parked, Pending, Ready
+from ..errors import ReplayError, StreamCode
+from ..model import Frame, ReplaySource
+from ..replay import Backoff, End, LiveReader, Parked, Pending, Ready, Resolver
+from ..replay.reopened import ReopenedReader
 from ..replay.resolver import Reader
-from ..transport.connection import Connection, SendStream
-from ..wire.lite import encode_frames, encode_group_header
+from ..transport.connection import SendStream
+from ..wire.lite import encode_frames
 
 PIECE_BYTES = 64 * 1024
 _PIECES_PER_TURN = 4
@@ -37,7 +39,15 @@ class GroupSender:
 
     Holds at most one encoded piece and one batch of frames, whatever the group's size.
 
+    Args:
+        reader: the group; this closes it.
+        resolver: what found it, and is told how reading it goes.
+        open_stream: opens the stream it goes on; may raise trio.WouldBlock.
+        header: what goes before the first frame.
+        timescale: timestamp units per second on the wire.
+
     Attributes:
+        blocked_since: Trio time since when the subscriber has taken nothing; None if it does.
         is_over: whether all of it was sent, or it was given up.
         is_parked: whether all there is of it was sent, when it was last advanced.
         sent: the bytes the transport has taken.
@@ -45,41 +55,49 @@ class GroupSender:
 
     __slots__ = (
         "_answer",
-        "_connection",
+        "_backoff",
         "_finish",
+        "_first_us",
+        "_open_stream",
         "_pending",
         "_piece",
         "_prefix",
         "_reader",
+        "_resolver",
+        "_taken",
         "_ticks",
         "_timescale",
+        "blocked_since",
         "is_over",
         "is_parked",
-        "priority",
         "sent",
         "stream",
     )
 
     def __init__(
         self,
-        connection: Connection,
         reader: Reader,
+        resolver: Resolver,
+        open_stream: Callable[[], SendStream],
         *,
-        subscribe_id: int,
+        header: bytes,
         timescale: int,
-        priority: int,
     ) -> None:
-        self._connection = connection
         self._reader = reader
+        self._resolver = resolver
+        self._open_stream = open_stream
+        self._backoff = Backoff(resolver.retries)
         self._timescale = timescale
         self._ticks = 0
-        self._prefix = encode_group_header(subscribe_id, reader.sequence)
+        self._taken = 0
+        self._first_us: int | None = None
+        self._prefix = header
         self._answer: Ready[Sequence[Frame]] | Pending | Parked | End | None = None
         self._piece = b""
         self._finish = False
-        self.priority: int = priority
         self._pending: Pending | None = None
         self.stream: SendStream | None = None
+        self.blocked_since: float | None = None
         self.is_over: bool = False
         self.is_parked: bool = False
         self.sent: int = 0
@@ -88,6 +106,11 @@ class GroupSender:
     def sequence(self) -> int:
         """The group."""
         return self._reader.sequence
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the group is read from memory."""
+        return isinstance(self._reader, LiveReader)
 
     @property
     def is_waiting(self) -> bool:
@@ -106,10 +129,11 @@ class GroupSender:
     def advance(self) -> Progress:
         """Send what can be sent now.
 
-        Raises ReplayError where the group cannot be completed, StreamReset where the peer
-        does not want it, SessionClosed where the connection is over.
+        Raises ReplayError where the group cannot be completed or has expired, StreamReset
+        where the peer does not want it, SessionClosed where the connection is over.
         """
         self.is_parked = False
+        self._check_expiry()
         for _ in range(_PIECES_PER_TURN):
             if not self._piece and not self._finish:
                 waiting = self._encode()
@@ -119,37 +143,51 @@ class GroupSender:
             try:
                 stream = self.stream
                 if stream is None:
-                    stream = self._open()
+                    stream = self.stream = self._open_stream()
                 stream.send_nowait(self._piece, finish=self._finish)
             except trio.WouldBlock:
+                if self.blocked_since is None:
+                    self.blocked_since = trio.current_time()
                 return Progress.BLOCKED
+            self.blocked_since = None
             self.sent += len(self._piece)
             self._piece = b""
             if self._finish:
-                self.is_over = True
-                self._reader.close()
+                self.close()
                 return Progress.OVER
         return Progress.MORE
 
-    def _open(self) -> SendStream:
-        stream = self.stream = self._connection.open_uni_nowait()
-        stream.set_priority(self.priority)
-        return stream
+    def unpin(self, source: ReplaySource | None) -> None:
+        """Let go of a group that has left the log; go on from the store, where there is one.
+
+        Raises ReplayError where nobody else has the group.
+        """
+        if source is None:
+            raise ReplayError(
+                f"group {self.sequence} left memory long ago, and the subscriber did not take it",
+                code=StreamCode.EVICTED,
+                retryable=False,
+            )
+        self._reader.close()
+        self._reader = ReopenedReader(source, self.sequence, self._taken)
+
+    def close(self) -> None:
+        """Let go of the group; what was sent of it stays as it is. Idempotent."""
+        self.is_over = True
+        self._reader.close()
 
     def _encode(self) -> Progress | None:
         """Make the next piece; or say what there is to wait for."""
-        answer = self._reader.poll_frames(PIECE_BYTES) if self._answer is None else self._answer
+        answer = self._poll() if self._answer is None else self._answer
         self._answer = None
         if isinstance(answer, Ready):
-            self._piece, self._ticks = encode_frames(
-                answer.value, self._ticks, self._timescale, prefix=self._prefix
-            )
-            self._prefix = b""
+            self._check_expiry()
+            self._take(answer.value)
             # The end often follows at once; then it goes out with the last frame.
-            answer = self._answer = self._reader.poll_frames(PIECE_BYTES)
-            self._finish = isinstance(answer, End)
-            if not isinstance(answer, Ready):
-                self._answer = None
+            following = self._poll()
+            self._finish = isinstance(following, End)
+            if isinstance(following, Ready):
+                self._answer = following
             return None
         if isinstance(answer, End):
             self._piece, self._prefix = self._prefix, b""
@@ -164,9 +202,51 @@ class GroupSender:
             return Progress.PENDING
         return Progress.PARKED
 
+    def _take(self, frames: Sequence[Frame]) -> None:
+        self._piece, self._ticks = encode_frames(
+            frames, self._ticks, self._timescale, prefix=self._prefix
+        )
+        self._prefix = b""
+
+    def _poll(self) -> Ready[Sequence[Frame]] | Pending | Parked | End:
+        """Ask the reader, within the retry policy."""
+        waiting = self._backoff.waiting()
+        if waiting is not None:
+            return waiting
+        try:
+            answer = self._reader.poll_frames(PIECE_BYTES)
+        except ReplayError as error:
+            if not error.retryable:
+                self._answered()
+                raise
+            waiting = self._backoff.failed()
+            if waiting is None:
+                raise
+            return waiting
+        if isinstance(answer, Ready):
+            self._taken += len(answer.value)
+            if self._first_us is None:
+                self._first_us = answer.value[0].timestamp_us
+        if not isinstance(answer, Pending):
+            self._answered()
+        return answer
+
+    def _answered(self) -> None:
+        self._backoff.answered()
+        if not self.is_live:
+            self._resolver.retries.answered()
+
+    def _check_expiry(self) -> None:
+        if self._resolver.expiry.is_expired(self.sequence, self._first_us):
+            raise ReplayError(
+                f"group {self.sequence} lags behind the latest by more than "
+                f"{self._resolver.expiry.max_latency} s",
+                code=StreamCode.OLD,
+                retryable=False,
+            )
+
     def reset(self, code: int) -> None:
         """Give the group up. Never blocks, never raises."""
-        self.is_over = True
-        self._reader.close()
+        self.close()
         if self.stream is not None:
             self.stream.reset(code)

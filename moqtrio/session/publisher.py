@@ -11,20 +11,20 @@ import trio
 
 from ..errors import DecodeError, ReplayError, RequestError, StreamCode
 from ..model import Origin, Track, strip_prefix
-from ..replay import resolve_group
+from ..replay import Resolver, resolve_group
 from ..scope import open_scope
 from ..transport.connection import BidiStream, Connection
 from ..wire import lite
 from .control import ControlStream
 from .fetching import send_group
+from .latency import LONGEST_LATENCY, to_wire
 from .patience import REQUEST_TIMEOUT, patiently
+from .pins import PinLimit
+from .priorities import request_priority, stream_priority
 from .serving import ServingLimits, SubscriptionServer
+from .timeline import TimelineTrack, find_timeline, refuse_timeline
 
 logger: logging.Logger = logging.getLogger("moqtrio.session")
-
-LONGEST_LATENCY = 100 * 365 * 86400.0
-"""Seconds that stand for "any latency" on the wire, where 0 means that only the latest group
-is worth sending. moq-rs refuses a track whose latency overflows its clock, as 2**62 - 1 ms do."""
 
 
 class Publisher:
@@ -41,7 +41,7 @@ class Publisher:
     ) -> None:
         self._connection = connection
         self._origin = origin
-        self._limits = limits
+        self._limits = ServingLimits() if limits is None else limits
         self._subscribe_ids: set[int] = set()
 
     async def handle(self, stream: BidiStream) -> None:
@@ -88,14 +88,16 @@ class Publisher:
         found = None if self._origin is None else self._origin.broadcasts.get(broadcast)
         if found is None:
             raise RequestError(f"there is no broadcast {broadcast!r}", code=StreamCode.UNROUTABLE)
-        if track not in found.tracks:
+        answer = found.tracks.get(track) or find_timeline(found, track)
+        if answer is None:
             raise RequestError(
                 f"the broadcast {broadcast!r} has no track {track!r}", code=StreamCode.NOT_FOUND
             )
-        return found.tracks[track]
+        return answer
 
     async def _subscribe(self, control: ControlStream, request: lite.Subscribe) -> None:
         track = self._find(request.broadcast, request.track)
+        refuse_timeline(track)
         if request.subscribe_id in self._subscribe_ids:
             raise DecodeError(f"subscribe id {request.subscribe_id} is in use on this session")
         self._subscribe_ids.add(request.subscribe_id)
@@ -113,18 +115,25 @@ class Publisher:
 
     async def _fetch(self, control: ControlStream, request: lite.Fetch) -> None:
         track = self._find(request.broadcast, request.track)
-        priority = request.priority * 256 + track.info.priority
-        control.send.set_priority(priority)
+        priority = request_priority(request.priority, track.info)
+        control.send.set_priority(stream_priority(priority, live=False))
+        resolver = Resolver(
+            track.log,
+            track.source,
+            start=request.sequence,
+            end=request.sequence + 1,
+            priority=priority,
+            retry=self._limits.retry,
+        )
         answered = False
         async with open_scope() as nursery:
             nursery.start_soon(_cancel_when_unwanted, control, nursery.cancel_scope)
-            reader = await resolve_group(
-                track.log, track.source, request.sequence, priority=priority
-            )
-            try:
-                await send_group(control.send, reader, track)
-            finally:
-                reader.close()
+            if isinstance(track, TimelineTrack):
+                await track.send_answer(control.send, request.sequence)
+            else:
+                reader = await resolve_group(resolver)
+                pins = PinLimit(track, self._limits.pin_seconds)
+                await send_group(self._connection, control.send, track, reader, resolver, pins)
             control.finish()
             answered = True
         # What the transport has taken is still on its way, and a reset would take it back.
@@ -180,7 +189,7 @@ def _max_latency(track: Track) -> float:
     """How long groups of the track are to be had. moq-rs believes it: its clients skip
     groups that are older, by their timestamps, and its relays cache no longer."""
     if track.info.max_latency is not None:
-        return min(track.info.max_latency, LONGEST_LATENCY)
+        return to_wire(track.info.max_latency)
     return track.log.limits.cache_age if track.source is None else LONGEST_LATENCY
 
 

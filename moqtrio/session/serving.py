@@ -16,8 +16,9 @@ import trio
 
 from ..errors import DecodeError, ReplayError, StreamCode, StreamReset
 from ..model import Track, Wakeup
-from ..replay import Dropped, Pending, Ready, Resolver
-from ..transport.connection import Connection
+from ..replay import Dropped, LiveReader, Pending, Ready, Resolver, RetryPolicy
+from ..replay.resolver import Reader
+from ..transport.connection import Connection, SendStream
 from ..wire.lite import (
     Subscribe,
     SubscribeDrop,
@@ -25,10 +26,14 @@ from ..wire.lite import (
     SubscribeResponse,
     SubscribeStart,
     SubscribeUpdate,
+    encode_group_header,
 )
 from .ahead import Ahead
 from .control import ControlStream
 from .group_sender import GroupSender, Progress
+from .latency import from_wire
+from .pins import PinLimit
+from .priorities import StreamPriorities, request_priority
 
 logger: logging.Logger = logging.getLogger("moqtrio.session")
 
@@ -47,10 +52,16 @@ class ServingLimits:
         bytes_ahead: what may be sent of groups behind one that is not complete, if the
             subscriber's window is large enough for twice that. It may read that one first,
             and must have room for it.
+        pin_seconds: how long a subscriber that takes nothing may keep a group in memory that
+            the track itself has let go of. Then it goes on from the store, or, where there is
+            none, loses the group.
+        retry: how a store that fails is asked again.
     """
 
     groups_blocked: int = 4
     bytes_ahead: int = 8 * 2**20
+    pin_seconds: float = 5.0
+    retry: RetryPolicy = attrs.Factory(RetryPolicy)
 
 
 class SubscriptionServer:
@@ -80,15 +91,19 @@ class SubscriptionServer:
         self._track = track
         self._log = track.log
         self._id = request.subscribe_id
-        self._priority = self._priority_of(request.priority)
+        priority = request_priority(request.priority, track.info)
+        self._priorities = StreamPriorities(connection, priority)
         self._limits = ServingLimits() if limits is None else limits
         self._resolver = Resolver(
             track.log,
             track.source,
             start=request.start,
             end=request.end,
-            priority=self._priority,
+            priority=priority,
+            max_latency=from_wire(request.max_latency),
+            retry=self._limits.retry,
         )
+        self._pins = PinLimit(track, self._limits.pin_seconds)
         self._wakeup = Wakeup()
         self._senders: list[GroupSender] = []
         self._ordered = request.ordered
@@ -130,6 +145,8 @@ class SubscriptionServer:
                     return
                 if moved:
                     await trio.lowlevel.checkpoint()
+                elif self._blocked:
+                    await self._pins.wait(self._wakeup, self._senders)
                 else:
                     await self._wakeup.wait()
         except trio.BrokenResourceError:
@@ -177,13 +194,9 @@ class SubscriptionServer:
                 return moved
             answer = self._resolver.poll_next()
             if isinstance(answer, Ready):
-                sender = GroupSender(
-                    self._connection,
-                    answer.value,
-                    subscribe_id=self._id,
-                    timescale=self._track.info.timescale,
-                    priority=self._priority,
-                )
+                if not isinstance(answer.value, LiveReader):
+                    self._priorities.set_live(False, self._streams)
+                sender = self._make_sender(answer.value)
                 self._senders.append(sender)
                 self._ahead.begin(sender)
                 moved |= self._advance(sender, nursery)
@@ -193,8 +206,18 @@ class SubscriptionServer:
                 self._resolver_wait(answer, nursery)
                 return moved
             else:  # parked at the edge, or at the subscription's end
+                self._priorities.set_live(True, self._streams)
                 return moved
         return True  # there may be more, after the others had their turn
+
+    def _make_sender(self, reader: Reader) -> GroupSender:
+        return GroupSender(
+            reader,
+            self._resolver,
+            self._priorities.open_stream,
+            header=encode_group_header(self._id, reader.sequence),
+            timescale=self._track.info.timescale,
+        )
 
     def _advance(self, sender: GroupSender, nursery: trio.Nursery) -> bool:
         """Move one group on; whether it could go further at once."""
@@ -203,6 +226,7 @@ class SubscriptionServer:
             return False
         before = sender.sent
         try:
+            self._pins.enforce(sender)
             progress = sender.advance()
         except StreamReset:
             sender.reset(StreamCode.CANCEL)  # The subscriber does not want this group.
@@ -215,12 +239,17 @@ class SubscriptionServer:
             self._ahead.count(sender, sender.sent - before)
         if progress is Progress.OVER:
             self._senders.remove(sender)
+            assert sender.stream is not None
+            self._priorities.handed_over(sender.stream)
         elif progress is Progress.PENDING:
             self._block(sender)
             nursery.start_soon(self._wait_for, sender.wait_for_store, sender.store_ready)
         elif progress is Progress.BLOCKED:
             self._block(sender)
         return progress is Progress.MORE
+
+    def _streams(self) -> list[SendStream]:
+        return [sender.stream for sender in self._senders if sender.stream is not None]
 
     def _is_far_ahead(self) -> bool:
         """Whether nothing more should be sent but the first group that is not complete.
@@ -249,6 +278,8 @@ class SubscriptionServer:
         # A drop with code 0 says that there is no such group.
         code = error.code or StreamCode.EVICTED
         self._respond(SubscribeDrop(sender.sequence, sender.sequence + 1, code))
+        if error.retryable:
+            self._resolver.retries.gave_up(sender.sequence, error)
 
     def _announce_end(self) -> None:
         final = self._log.final_sequence
@@ -337,17 +368,13 @@ class SubscriptionServer:
         if update.start is not None:
             self._resolver.raise_start(update.start)
         self._resolver.end = update.end
+        self._resolver.expiry.max_latency = from_wire(update.max_latency)
+        self._ordered = update.ordered
         self._stop_waiting_for_resolver()  # what is wanted now may be there
-        self._priority = self._resolver.priority = self._priority_of(update.priority)
-        for sender in self._senders:
-            sender.priority = self._priority
-            if sender.stream is not None:
-                sender.stream.set_priority(self._priority)
+        priority = request_priority(update.priority, self._track.info)
+        self._resolver.priority = priority
+        self._priorities.set_request(priority, self._streams)
         self._wakeup.set()
-
-    def _priority_of(self, subscriber: int) -> int:
-        """The subscriber's priority decides, the publisher's among equals."""
-        return subscriber * 256 + self._track.info.priority
 
     def _describe(self) -> str:
         return f"{self._track.broadcast}/{self._track.name}"

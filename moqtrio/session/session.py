@@ -34,10 +34,12 @@ from ..wire import Version, lite
 from .announcements import Announcements
 from .control import ControlStream
 from .group_stream import StreamGroupConsumer
+from .latency import to_wire
 from .patience import patiently
-from .publisher import LONGEST_LATENCY, Publisher
+from .publisher import Publisher
 from .serving import ServingLimits
 from .subscription import Order, Subscription
+from .timeline import find_time
 
 logger: logging.Logger = logging.getLogger("moqtrio.session")
 
@@ -120,6 +122,7 @@ class Session:
         track: str,
         *,
         start: int | None = None,
+        start_time: float | None = None,
         end: int | None = None,
         order: Literal["sequence", "arrival"] = "sequence",
         priority: int = 127,
@@ -133,6 +136,9 @@ class Session:
             track: the track's name.
             start: the first group wanted; the first that is available from there on is
                 what comes. 0 is the oldest there is, None the latest.
+            start_time: instead of ``start``, a time in seconds since the Unix epoch (what
+                :meth:`datetime.datetime.timestamp` returns): everything that was published
+                from then on comes, and what shares a group with it. See :meth:`find_time`.
             end: where to stop (half-open); None follows the track to its end.
             order: by ``"sequence"``, waiting for a group that is late, or by ``"arrival"``.
             priority: 0 to 255; higher is sent first.
@@ -142,19 +148,24 @@ class Session:
                 reported as a :class:`~moqtrio.Gap`.
 
         Raises:
-            RequestError: there is no such broadcast or track, or it was refused.
+            RequestError: there is no such broadcast or track, or it was refused; or the
+                publisher cannot find groups by time.
             ValueError: the range or a number is impossible.
 
         Leaving the block unsubscribes; unread groups are stopped. Cancelling is leaving.
         """
         wanted_order = Order(order)
+        if start_time is not None:
+            if start is not None:
+                raise ValueError("start and start_time exclude each other: give one")
+            start = await self.find_time(broadcast, track, start_time)
         request = lite.Subscribe(
             subscribe_id=next(self._next_subscribe_id),
             broadcast=broadcast,
             track=track,
             priority=priority,
             ordered=wanted_order is Order.SEQUENCE,
-            max_latency=min(max_latency, LONGEST_LATENCY),
+            max_latency=to_wire(max_latency),
             start=start,
             end=end,
         )
@@ -210,6 +221,28 @@ class Session:
             control.reset(StreamCode.CANCEL)
             raise
         return group
+
+    async def find_time(self, broadcast: str, track: str, when: float) -> int:
+        """Ask where to start a track to get everything published at or after ``when``.
+
+        The publisher answers in whole seconds, by the clock that stamped what it recorded.
+        Where nothing is that young, it is the sequence of the group that comes next; where
+        its clock has not even reached that time, there is a warning in the log.
+
+        Args:
+            broadcast: the broadcast's path.
+            track: the track's name.
+            when: seconds since the Unix epoch.
+
+        Raises:
+            RequestError: there is no such broadcast or track, or its publisher cannot find
+                groups by time, or its store failed.
+            DecodeError: the answer makes no sense.
+            ValueError: ``when`` is not such a time.
+
+        Cancelling it gives the request up.
+        """
+        return await find_time(self, broadcast, track, when)
 
     async def track_info(self, broadcast: str, track: str) -> TrackInfo:
         """What the publisher has fixed about a track.

@@ -88,6 +88,11 @@ class SendStream(trio.abc.SendStream):
         Among equals the stream opened first goes first.
         """
 
+    @property
+    @abc.abstractmethod
+    def unsent(self) -> int:
+        """Bytes that were taken and have not been sent once; 0 when the stream is over."""
+
     @abc.abstractmethod
     async def wait_stopped(self) -> None:
         """Return once nobody will read more: stopped by the peer, fully acknowledged

@@ -199,6 +199,10 @@ class SendHalf(SendStream, _Sleeper):
             if not self._settled:
                 self._reprioritise()
 
+    @property
+    def unsent(self) -> int:
+        return 0 if self._settled else self._unsent()
+
     async def wait_stopped(self) -> None:
         await trio.lowlevel.checkpoint()
         while not self._settled:

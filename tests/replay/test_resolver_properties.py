@@ -32,7 +32,7 @@ from moqtrio.replay import (
 from moqtrio.replay.memory import MemoryTrack
 from moqtrio.replay.resolver import Reader
 
-RETRY = RetryPolicy(attempts=3, breaker=10**6)
+RETRY = RetryPolicy(budget=0.2, breaker=10**6)
 
 
 class World:
@@ -141,7 +141,7 @@ class Subscriber:
         self.start = self.expected = start = answer.value
         world = self.world
         if self.asked is None:
-            assert start == world.log.edge or world.in_log(start)
+            assert start == world.log.edge or world.in_log(start) or world.in_store(start)
             return None
         assert start >= self.asked  # P1
         for sequence in range(self.asked, min(start, world.log.edge)):
@@ -180,7 +180,9 @@ class Subscriber:
         return any(self.expected >= end for end in ends)
 
     def check_pending(self) -> None:
-        assert self.world.stalled or self.world.broken or self.resolver._retry_at is not None
+        assert (
+            self.world.stalled or self.world.broken or self.resolver._backoff.waiting() is not None
+        )
 
     def check_dropped(self, drop: Dropped) -> None:
         world = self.world

@@ -244,8 +244,9 @@ async def use_everything(pair: Pair) -> None:
             item = await subscription.receive()
             assert not isinstance(item, Gap)
             await item.receive()
-            group = await pair.client.fetch("b", "t", 1)
-            await group.read_all()
+            for stored_or_not in (1, 6):
+                group = await pair.client.fetch("b", "t", stored_or_not)
+                await group.read_all()
             await subscription.update(start=6, end=9)
             await see(subscription)
             await item.aclose()

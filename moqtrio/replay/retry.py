@@ -1,0 +1,114 @@
+"""How a failing source is asked again, and when it has failed for long enough."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import attrs
+import trio
+
+from ..errors import ReplayError
+from ..model.source import Pending
+
+
+@attrs.frozen
+class RetryPolicy:
+    """How a failing source is asked again.
+
+    Attributes:
+        budget: seconds to go on asking for one group. A source that used them up gets one
+            try for each further group until it answers again.
+        first_delay: seconds before the second try; doubled each time, with jitter.
+        max_delay: the longest delay in seconds.
+        breaker: how many groups in a row may fail before the subscription ends. A failure
+            that is not retryable is an answer, and does not count.
+    """
+
+    budget: float = attrs.field(default=30.0, validator=attrs.validators.ge(0))
+    first_delay: float = attrs.field(default=0.05, validator=attrs.validators.gt(0))
+    max_delay: float = attrs.field(default=2.0, validator=attrs.validators.gt(0))
+    breaker: int = attrs.field(default=16, validator=attrs.validators.ge(1))
+
+
+class Retries:
+    """What one subscription knows of its source's health, whichever group it asks for.
+
+    Attributes:
+        policy: how it is asked again.
+    """
+
+    def __init__(self, policy: RetryPolicy | None = None) -> None:
+        self.policy: RetryPolicy = RetryPolicy() if policy is None else policy
+        self._failed_in_a_row = 0
+        self._failed_last: int | None = None
+
+    @property
+    def failing(self) -> bool:
+        """Whether the last group that was asked for could not be had."""
+        return self._failed_last is not None
+
+    @property
+    def budget(self) -> float:
+        """Seconds there are for the next group."""
+        return 0.0 if self._failed_in_a_row else self.policy.budget
+
+    def answered(self) -> None:
+        """The source has said something other than that it fails."""
+        self._failed_in_a_row = 0
+        self._failed_last = None
+
+    def gave_up(self, sequence: int, error: ReplayError) -> None:
+        """One group could not be had within its budget.
+
+        Raises ``error`` where there have been too many of them in a row.
+        """
+        if sequence != self._failed_last:  # where a subscription starts is looked up twice
+            self._failed_last = sequence
+            self._failed_in_a_row += 1
+        if self._failed_in_a_row >= self.policy.breaker:
+            raise error
+
+
+class Backoff:
+    """The tries for one group: exponential, with jitter, within the budget there is.
+
+    Args:
+        retries: those of the subscription.
+    """
+
+    __slots__ = ("_deadline", "_failures", "_retries", "_retry_at")
+
+    def __init__(self, retries: Retries) -> None:
+        self._retries = retries
+        self._failures = 0
+        self._deadline = 0.0
+        self._retry_at: float | None = None
+
+    def waiting(self) -> Pending | None:
+        """What there is to wait for before the next try, if anything."""
+        if self._retry_at is None:
+            return None
+        if trio.current_time() >= self._retry_at:
+            self._retry_at = None
+            return None
+        return Pending(partial(trio.sleep_until, self._retry_at))
+
+    def failed(self) -> Pending | None:
+        """A try has failed: what there is to wait for; None where that was the last one."""
+        now = trio.current_time()
+        policy = self._retries.policy
+        if not self._failures:
+            self._deadline = now + self._retries.budget
+        delay = min(policy.first_delay * 2.0 ** min(self._failures, 32), policy.max_delay)
+        self._failures += 1
+        self._retry_at = now + delay * random.uniform(0.5, 1.0)
+        if self._retry_at > self._deadline:
+            self.answered()
+            return None
+        return self.waiting()
+
+    def answered(self) -> None:
+        """A try has succeeded, or the next one will be for something else."""
+        self._failures = 0
+        self._retry_at = None
