@@ -44,6 +44,7 @@ class Broadcast:
         cache_age: float = 5.0,
         cache_bytes: int = 64 * 2**20,
         max_bytes: int = 256 * 2**20,
+        first_sequence: int = 0,
     ) -> Track:
         """Create a track.
 
@@ -57,6 +58,9 @@ class Broadcast:
             cache_bytes: payload bytes in memory beyond which older groups leave earlier.
             max_bytes: payload bytes in memory beyond which groups leave although the store
                 does not have them yet; they are then lost, and counted.
+            first_sequence: the number of the next group, where groups below it were
+                published before (see :meth:`Track.requests`). A store that knows of a
+                higher one goes on after that.
 
         Raises:
             ProtocolError: there is such a track, or the broadcast is closed.
@@ -69,7 +73,15 @@ class Broadcast:
         limits = LogLimits(
             cache_age=cache_age, cache_bytes=cache_bytes, max_bytes=max(max_bytes, cache_bytes)
         )
-        track = Track(self.path, name, info=info, limits=limits, clock=self._clock, store=store)
+        track = Track(
+            self.path,
+            name,
+            info=info,
+            limits=limits,
+            clock=self._clock,
+            store=store,
+            first_sequence=first_sequence,
+        )
         self._tracks[name] = track
         return track
 

@@ -7,11 +7,13 @@ from typing import Protocol
 import attrs
 import trio
 
-from ..errors import ReplayError, StreamCode
+from ..errors import ProtocolError, ReplayError, StreamCode
 from .clock import MediaClock
 from .group import GroupProducer
 from .log import LogLimits, LogStatistics, TrackLog
 from .notify import Wakeup
+from .request_queue import RequestLimits, RequestQueue
+from .requests import ReplayRequests
 from .source import ReplaySource, TimeIndex
 from .timeline import Timeline
 
@@ -69,12 +71,15 @@ class Track:
         limits: LogLimits | None = None,
         clock: MediaClock | None = None,
         store: TrackStore | None = None,
+        first_sequence: int = 0,
     ) -> None:
         self.broadcast = broadcast
         self.name = name
         self.info: TrackInfo = TrackInfo() if info is None else info
         self.log: TrackLog = TrackLog(limits, clock)
+        self.log.begin_at(first_sequence)
         self._timeline: Timeline | None = None
+        self._requests: RequestQueue | None = None
         self.source: ReplaySource | None = None if store is None else store.attach(self)
 
     def append_group(self) -> GroupProducer:
@@ -104,6 +109,42 @@ class Track:
     def statistics(self) -> LogStatistics:
         """A snapshot of what is in memory, evicted, durable and lost."""
         return self.log.statistics()
+
+    def requests(
+        self,
+        *,
+        max_unanswered: int = 64,
+        buffer_bytes: int = 2**20,
+        cache_bytes: int = 16 * 2**20,
+    ) -> ReplayRequests:
+        """Answer for the track's old groups yourself: what subscriptions and fetches ask for
+        that is not in memory arrives here as a request. Needs a running Trio.
+
+        Without this, and without a store, such groups are said not to exist. So call it
+        before the track is served, and see ``first_sequence`` of
+        :meth:`Broadcast.create_track` for history from before this program started.
+
+        Args:
+            max_unanswered: requests to hand out before the first of them are answered.
+                Beyond it those who ask wait.
+            buffer_bytes: memory for one group while it is written. Larger ones flow through.
+            cache_bytes: memory for groups that were answered, for others who ask soon after.
+
+        Raises ProtocolError where the track has a store, or has such a channel already that
+        was not closed.
+        """
+        queue = self._requests
+        if queue is None:
+            if self.source is not None:
+                raise ProtocolError(
+                    f"track {self.broadcast}/{self.name} has a store, which answers for its "
+                    "history: create a track without one"
+                )
+            queue = RequestQueue(self.log, f"{self.broadcast}/{self.name}")
+        limits = RequestLimits(max_unanswered, buffer_bytes, cache_bytes)
+        requests = ReplayRequests(queue, limits)
+        self.source = self._requests = queue
+        return requests
 
     @property
     def timeline(self) -> Timeline | None:
