@@ -45,6 +45,7 @@ class Reading:
     in_flight: int = 0
     read_ahead: int = 0
     closed: bool = False
+    largest: int = LARGEST_LOAD
     lookups: trio.Lock = attrs.Factory(trio.Lock)
     # The slots above bound the threads; run_sync wants a limiter too.
     _threads: trio.CapacityLimiter = attrs.Factory(lambda: trio.CapacityLimiter(math.inf))
@@ -53,7 +54,7 @@ class Reading:
         """Bytes worth reading at once: less where many readers share the cache, so that
         what one has loaded is still there when it comes to read it."""
         share = self.cache_bytes // (8 * max(self.readers, 1))
-        return max(min(share, LARGEST_LOAD), _SMALLEST_LOAD)
+        return max(min(share, self.largest), _SMALLEST_LOAD)
 
     async def run(self, read: Callable[[], Extent | Piece]) -> Extent | Piece:
         """Run ``read`` in a worker thread, and count it."""
