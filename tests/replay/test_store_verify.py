@@ -99,7 +99,7 @@ async def test_a_flipped_bit_in_a_payload(tmp_path: Path, needle: bytes, expecte
     slices = await record(tmp_path)
     flip(slices[1], needle)
     (found,) = details(verify_store(tmp_path))
-    assert found.startswith(f"slice-00000002.db, track a/b, {expected}")
+    assert found.startswith(expected)
     assert verify_store(tmp_path, track="other").clean
 
 

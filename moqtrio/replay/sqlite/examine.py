@@ -239,7 +239,8 @@ class SliceExaminer:
             pack = Pack(data, first, key_checksum(track, first, 0))
             found = _count_pack(pack)
         except _UNREADABLE as error:
-            self._tell(track, first, self._describe(error), end=end)
+            detail = f"{self._describe(error)} ({row.groups} groups share a row)"
+            self._tell(track, first, detail, end=end)
             return None
         expected = _PackRow(pack.sequences[0], pack.sequences[-1], len(pack.sequences), found)
         if attrs.astuple(expected) != attrs.astuple(row):
