@@ -18,6 +18,8 @@ from .notify import Wakeup, Watchers
 from .origin import Announcement, Origin, OriginAnnouncements
 from .path import join, strip_prefix
 from .ranges import RangeSet
+from .replay_writer import ReplayWriter
+from .requests import ReplayRequest, ReplayRequests
 from .source import ReplaySource
 from .track import Track, TrackInfo, TrackStore
 
@@ -38,7 +40,10 @@ __all__ = [
     "Origin",
     "OriginAnnouncements",
     "RangeSet",
+    "ReplayRequest",
+    "ReplayRequests",
     "ReplaySource",
+    "ReplayWriter",
     "Track",
     "TrackInfo",
     "TrackLog",
