@@ -1,9 +1,11 @@
 """History: the replay interface, the resolver, the recorder and the stores."""
 
+from ..model.recording import RecordingMode, RecordingStatistics
 from ..model.source import END, Bounds, End, GroupReader, Missing, Pending, Ready, ReplaySource
+from .expiry import Expiry
 from .live import PARKED, LiveReader, Parked
 from .memory import MemoryStore, MemoryTrack
-from .recorder import Recorder, RecorderSettings, RecorderStatistics
+from .recorder import Recorder, RecorderSettings
 from .resolver import DONE, Done, Dropped, Resolver, resolve_group
 from .retry import Backoff, Retries, RetryPolicy
 from .sqlite import SqliteStore, SqliteTrack
@@ -19,6 +21,7 @@ __all__ = [
     "Dropped",
     "End",
     "GapWrite",
+    "Expiry",
     "GroupReader",
     "GroupWrite",
     "LiveReader",
@@ -30,7 +33,8 @@ __all__ = [
     "Ready",
     "Recorder",
     "RecorderSettings",
-    "RecorderStatistics",
+    "RecordingMode",
+    "RecordingStatistics",
     "ReplaySource",
     "ReplayTarget",
     "Resolver",

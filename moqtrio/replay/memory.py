@@ -19,7 +19,8 @@ from ..model.frame import Frame
 from ..model.group import Aborted, GroupEnd
 from ..model.source import END, Bounds, End, Missing, Pending, Ready
 from .batch import merge_writes, refused
-from .target import GroupWrite
+from .gaps import Gaps
+from .target import GapWrite, GroupWrite
 
 
 class MemoryStore:
@@ -66,6 +67,7 @@ class MemoryTrack:
         self._order: list[int] = []  # the sequences in _groups, sorted
         self._floor = 0  # what is below was trimmed
         self._cut_short: set[int] = set()  # removed while open: the rest is not wanted
+        self._gaps = Gaps()
         self._reserved_end = 0
         self._next_sequence = 0
         self._durable_end = 0
@@ -82,7 +84,8 @@ class MemoryTrack:
     def poll_group(
         self, sequence: int, *, priority: int = 0
     ) -> Ready[MemoryGroupReader] | Pending | Missing:
-        """Look for one group. Raises the error set with :meth:`fail`, if any."""
+        """Look for one group. Raises the error set with :meth:`fail`, if any, and that of a
+        recorded gap."""
         self._check()
         if self._stalled:
             return self._pending()
@@ -90,7 +93,8 @@ class MemoryTrack:
         if group is not None:
             return Ready(MemoryGroupReader(self, group))
         index = bisect_left(self._order, sequence)
-        return Missing(self._order[index] if index < len(self._order) else None)
+        missing = Missing(self._order[index] if index < len(self._order) else None)
+        return self._gaps.check(sequence, missing)
 
     def now(self) -> float:
         """The time, in seconds since the Unix epoch. Needs a running Trio."""
@@ -114,7 +118,7 @@ class MemoryTrack:
 
     @property
     def next_sequence(self) -> int:
-        """One more than the highest sequence ever written."""
+        """One more than the highest sequence ever written, or lost."""
         return self._next_sequence
 
     async def reserve(self, end: int) -> None:
@@ -144,6 +148,16 @@ class MemoryTrack:
         self._reserved_end = max(self._reserved_end, self._next_sequence)
         self._wake()
 
+    async def write_gaps(self, gaps: Sequence[GapWrite]) -> None:
+        """Record that groups are lost. Raises the error set with :meth:`fail`."""
+        await trio.lowlevel.checkpoint()
+        self._check()
+        for gap in gaps:
+            self._gaps.add(gap)
+            self._next_sequence = max(self._next_sequence, gap.end)
+        self._reserved_end = max(self._reserved_end, self._next_sequence)
+        self._wake()
+
     def set_durable_end(self, end: int) -> None:
         """Move ``bounds().durable_end`` up to ``end``."""
         self._durable_end = max(self._durable_end, end)
@@ -151,6 +165,7 @@ class MemoryTrack:
     def trim(self, below: int) -> None:
         """Forget every group below ``below``; who reads one gets ReplayError(EVICTED)."""
         self._floor = max(self._floor, below)
+        self._gaps.discard_below(below)
         for sequence in self._order[: bisect_left(self._order, below)]:
             self.remove(sequence)
 

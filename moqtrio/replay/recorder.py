@@ -2,12 +2,14 @@
 
 The recorder is one more reader of the log. It has no queue of its own: the log keeps what
 is not yet durable, and its bound is the queue's bound. What leaves the log before it could
-be recorded is lost, and is said to be (see :meth:`moqtrio.model.TrackLog.evict`).
+be recorded is lost, and is said to be (see :meth:`moqtrio.model.TrackLog.evict`): by the log
+at first, and by the store as soon as it can take note of it.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 
 import attrs
@@ -17,12 +19,15 @@ from ..errors import ReplayError, StreamCode
 from ..model.group import Aborted, Group
 from ..model.log import TrackLog
 from ..model.notify import Wakeup
-from .target import GroupWrite, ReplayTarget
+from ..model.recording import RecordingStatistics
+from .target import GapWrite, GroupWrite, ReplayTarget
 
 logger: logging.Logger = logging.getLogger("moqtrio.recorder")
 
 _MIN_RESERVE = 1024
 _MAX_RESERVE = 65536
+
+Batch = list[tuple[Group, GroupWrite]]
 
 
 @attrs.frozen
@@ -41,17 +46,6 @@ class RecorderSettings:
     batch_bytes: int = 8 * 2**20
     max_retry_delay: float = 5.0
     drain_timeout: float = 5.0
-
-
-@attrs.frozen
-class RecorderStatistics:
-    """A snapshot of a recorder's counters since it started."""
-
-    frames: int
-    bytes: int
-    commits: int
-    failures: int
-    last_error: str | None
 
 
 class Recorder:
@@ -75,6 +69,7 @@ class Recorder:
         self._settings = RecorderSettings() if settings is None else settings
         self._wakeup = Wakeup()
         self._stopping = trio.Event()
+        self._done = trio.Event()
         # A commit cannot be stopped half-way, and whether it happened must be known.
         self._scope = trio.CancelScope(shield=True)
         self._reserve_block = _MIN_RESERVE
@@ -82,21 +77,33 @@ class Recorder:
         self._failures = 0
         self._failed_in_a_row = 0
         self._last_error: str | None = None
-        log.begin_recording(target.next_sequence, target.reserved_end)
+        self._idle_until = -math.inf  # at this time everything was durable
+        log.begin_recording(target.next_sequence, target.reserved_end, self.statistics)
 
-    def statistics(self) -> RecorderStatistics:
+    def statistics(self) -> RecordingStatistics:
         """A snapshot of the counters."""
-        return RecorderStatistics(
-            self._frames, self._bytes, self._commits, self._failures, self._last_error
+        log = self._log
+        return RecordingStatistics(
+            frames=self._frames,
+            bytes=self._bytes,
+            commits=self._commits,
+            behind_groups=len(log.unrecorded()),
+            behind_bytes=log.behind_bytes,
+            lag=self._lag(),
+            failures=self._failures,
+            failing=self._failed_in_a_row > 0,
+            last_error=self._last_error,
+            trouble=self._failures + log.lost,
         )
 
     async def run(self) -> None:
-        """Record until cancelled; then record what is still in memory, for at most
-        ``drain_timeout`` seconds. Store trouble is logged and retried, never raised."""
+        """Record until the track has ended and all of it is durable, or until cancelled;
+        then record what is still in memory, for at most ``drain_timeout`` seconds. Store
+        trouble is logged and retried, never raised."""
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._work)
             try:
-                await trio.sleep_forever()
+                await self._done.wait()
             finally:
                 self._stopping.set()
                 self._wakeup.set()
@@ -106,11 +113,12 @@ class Recorder:
         remove = self._log.watchers.add(self._wakeup.set)
         try:
             with self._scope:
-                while not self._stopping.is_set():
+                while not self._stopping.is_set() and not self._is_finished():
                     await self._record()
                 await self._drain()
         finally:
             remove()
+            self._done.set()
         if self._scope.cancelled_caught:
             logger.error(
                 "%s: the end of the track was not recorded: the store took longer than %.1f s",
@@ -118,18 +126,38 @@ class Recorder:
                 self._settings.drain_timeout,
             )
 
+    def _is_finished(self) -> bool:
+        """Whether the track has ended and there is nothing left to do for it."""
+        log = self._log
+        return (
+            log.ended
+            and not log.is_behind(0)
+            and not log.lost_ranges()
+            and log.next_eviction is None
+        )
+
     async def _record(self) -> None:
         """Record what there is, then wait until there is more, or it is worth trying again."""
         pause = self._settings.interval
+        self._log.evict()
         try:
             while not self._stopping.is_set() and await self._step():
                 await trio.lowlevel.checkpoint()
         except ReplayError as error:
             pause = self._note_failure(error)
         else:
-            await self._wakeup.wait()
+            self._failed_in_a_row = 0
+            await self._wait_for_work()
         with trio.move_on_after(pause):
             await self._stopping.wait()
+
+    async def _wait_for_work(self) -> None:
+        """Wait until the log changes, or until something in it is too old: a track that is
+        idle must let go of it, too."""
+        deadline = self._log.next_eviction
+        with trio.move_on_at(math.inf if deadline is None else deadline):
+            await self._wakeup.wait()
+        self._idle_until = trio.current_time()  # there was nothing to record until just now
 
     async def _drain(self) -> None:
         try:
@@ -139,21 +167,66 @@ class Recorder:
             logger.error("%s: the end of the track was not recorded: %s", self._name, error)
 
     async def _step(self) -> bool:
-        """Reserve ahead and commit one batch. False where there was nothing to do."""
-        reserved = await self._reserve()
+        """Reserve ahead, commit one batch, report what is lost. False where there was
+        nothing to do."""
+        worked = await self._reserve()
         batch = self._collect()
-        if not batch:
-            return reserved
-        await self._target.write([write for _, write in batch])
+        if batch:
+            await self._write(batch, trio.current_time())
+            worked = True
+        # After the batch: what was lost while it was being written may turn out to be in it.
+        lost = self._log.lost_ranges()
+        if lost:
+            await self._target.write_gaps(
+                [GapWrite(start, end, StreamCode.EVICTED) for start, end in lost]
+            )
+            self._log.forget_lost(lost)
+            worked = True
+        return worked
+
+    async def _write(self, batch: Batch, collected_at: float) -> None:
+        """Commit a batch; but for those groups that the store refuses for good."""
+        try:
+            await self._target.write([write for _, write in batch])
+        except ReplayError as error:
+            if error.retryable:
+                raise
+            if len(batch) == 1:
+                self._give_up(batch[0][0], error)
+                return
+        else:
+            self._committed(batch, collected_at)
+            return
+        middle = len(batch) // 2
+        await self._write(batch[:middle], collected_at)
+        await self._write(batch[middle:], collected_at)
+
+    def _committed(self, batch: Batch, collected_at: float) -> None:
+        log = self._log
         for group, write in batch:
-            self._count(group, write)
+            self._frames += len(write.frames)
+            self._bytes += sum(len(frame.payload) for frame in write.frames)
+            group.recorded_at = collected_at
+            log.mark_recorded(group, len(write.frames), write.end)
         self._commits += 1
         self._failed_in_a_row = 0
-        log = self._log
         self._target.set_durable_end(log.durable_end)
         log.evict()
         log.watchers.notify()
-        return True
+
+    def _give_up(self, group: Group, error: ReplayError) -> None:
+        """The store will never take this: go on without it."""
+        self._failures += 1
+        self._last_error = str(error)
+        logger.error(
+            "%s: group %d cannot be recorded and is given up: %s",
+            self._name,
+            group.sequence,
+            error,
+        )
+        self._log.give_up(group)
+        self._target.set_durable_end(self._log.durable_end)
+        self._log.watchers.notify()
 
     async def _reserve(self) -> bool:
         """Keep at least half a block of sequences reserved ahead of the publisher."""
@@ -167,12 +240,14 @@ class Recorder:
         log.set_reserved_end(self._target.reserved_end)
         return True
 
-    def _collect(self) -> list[tuple[Group, GroupWrite]]:
-        batch: list[tuple[Group, GroupWrite]] = []
+    def _collect(self) -> Batch:
+        batch: Batch = []
         size = 0
+        now = trio.current_time()
         for group in self._log.unrecorded():
-            write = self._next_write(group)
+            write = _next_write(group)
             if write is None:
+                group.recorded_at = now  # there is nothing of it yet, or nothing more
                 continue
             batch.append((group, write))
             size += sum(len(frame.payload) for frame in write.frames)
@@ -180,18 +255,17 @@ class Recorder:
                 break
         return batch
 
-    def _next_write(self, group: Group) -> GroupWrite | None:
-        frames = group.frames[group.recorded :]
-        if group.lost and frames:  # gone from memory for everyone: what is stored is a part
-            return GroupWrite(group.sequence, group.recorded, (), Aborted(StreamCode.EVICTED))
-        if not frames and group.end is None:
-            return None
-        return GroupWrite(group.sequence, group.recorded, frames, group.end)
-
-    def _count(self, group: Group, write: GroupWrite) -> None:
-        self._frames += len(write.frames)
-        self._bytes += sum(len(frame.payload) for frame in write.frames)
-        self._log.mark_recorded(group, len(write.frames), write.end)
+    def _lag(self) -> float:
+        oldest = math.inf
+        for group in self._log.unrecorded():
+            if group.lost or _next_write(group) is None:
+                continue
+            oldest = min(oldest, group.recorded_at)
+            if group.recorded_at == group.created_at:
+                break  # those behind it were created, and so written to, after it
+        if oldest == math.inf:
+            return 0.0
+        return trio.current_time() - max(oldest, self._idle_until)
 
     def _note_failure(self, error: ReplayError) -> float:
         """Count and report a failed step; returns how many seconds to wait before the next."""
@@ -201,6 +275,7 @@ class Recorder:
             0.1 * 2 ** min(self._failed_in_a_row, 10), self._settings.max_retry_delay
         )
         self._failed_in_a_row += 1
+        self._log.watchers.notify()
         logger.error(
             "%s: recording failed, live goes on; trying again in about %.1f s: %s",
             self._name,
@@ -208,3 +283,13 @@ class Recorder:
             error,
         )
         return delay * random.uniform(0.5, 1.0)
+
+
+def _next_write(group: Group) -> GroupWrite | None:
+    """What there is to record of a group."""
+    frames = group.frames[group.recorded :]
+    if group.lost and (frames or group.end is None):  # what is stored is a part, and stays one
+        return GroupWrite(group.sequence, group.recorded, (), Aborted(StreamCode.EVICTED))
+    if not frames and group.end is None:
+        return None
+    return GroupWrite(group.sequence, group.recorded, frames, group.end)

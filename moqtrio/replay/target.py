@@ -11,7 +11,7 @@ from ..model.frame import Frame
 from ..model.group import Aborted, Finished
 from ..model.source import ReplaySource
 
-__all__ = ["Aborted", "Finished", "GroupWrite", "ReplayTarget"]
+__all__ = ["Aborted", "Finished", "GapWrite", "GroupWrite", "ReplayTarget"]
 
 
 @attrs.frozen
@@ -30,6 +30,26 @@ class GroupWrite:
     first_frame: int
     frames: Sequence[Frame]
     end: Finished | Aborted | None
+
+
+@attrs.frozen
+class GapWrite:
+    """Groups in ``[start, end)`` were published and are lost, but for those recorded.
+
+    Attributes:
+        start, end: the range, half-open.
+        code: the :class:`~moqtrio.errors.StreamCode` subscribers are told; not 0, which says
+            that there never was such a group.
+    """
+
+    start: int
+    end: int = attrs.field()
+    code: int = attrs.field(validator=attrs.validators.gt(0))
+
+    @end.validator
+    def _check_end(self, _attribute: object, end: int) -> None:
+        if not 0 <= self.start < end:
+            raise ValueError(f"[{self.start}, {end}) is not a range of sequences")
 
 
 class ReplayTarget(ReplaySource, Protocol):
@@ -58,6 +78,17 @@ class ReplayTarget(ReplaySource, Protocol):
 
     async def write(self, writes: Sequence[GroupWrite]) -> None:
         """Record all of ``writes`` in one transaction. Groups may come in any order."""
+        ...
+
+    async def write_gaps(self, gaps: Sequence[GapWrite]) -> None:
+        """Record that groups are lost, in one transaction.
+
+        From then on ``poll_group`` raises :exc:`~moqtrio.errors.ReplayError`, not retryable
+        and with the gap's code, for every sequence in it that is not recorded, also after a
+        restart; what is recorded, before or later, is found as ever. A store keeps a
+        bounded number and may merge neighbours, with what lies between them, to do so. It
+        forgets gaps below what retention has removed. They are no part of ``bounds()``.
+        """
         ...
 
     def set_durable_end(self, end: int) -> None:

@@ -444,11 +444,16 @@ def test_published_is_stored_or_lost_and_never_both(plan: list[tuple[object, ...
             frames, end = found.get(group.sequence, ([], None))
             if group.durable:
                 assert (frames, end) == (group.frames, group.end)
-                assert log.lost_until(group.sequence) is None
+                continue
+            assert group.lost
+            assert frames == group.frames[: len(frames)]
+            if group.sequence in found:
+                assert isinstance(end, Aborted)
             else:
-                assert log.lost_until(group.sequence) is not None
-                assert frames == group.frames[: len(frames)]
-                assert isinstance(end, Aborted) or group.sequence not in found
+                with pytest.raises(ReplayError) as raised:
+                    target.poll_group(group.sequence)
+                assert (raised.value.code, raised.value.retryable) == (StreamCode.EVICTED, False)
+        assert log.lost_ranges() == []
         assert log.statistics().lost == sum(group.lost for group in groups)
 
     trio.run(main, clock=MockClock(autojump_threshold=0))

@@ -6,6 +6,7 @@ transaction, and what it wrote is durable when it returns.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,13 +15,22 @@ from pathlib import Path
 import attrs
 
 from ...errors import ReplayError
+from ..target import GapWrite
 from .errors import store_error
 from .records import Content, Totals
 from .schema import connect, connect_durable
 
+logger: logging.Logger = logging.getLogger("moqtrio.store")
+
 CATALOG_NAME = "catalog.db"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _APPLICATION_ID = 0x6D6F7174  # "moqt"
+
+_GAP_TABLE = """
+CREATE TABLE gap(                  -- groups that were lost before they were recorded
+    track INTEGER, start INTEGER, "end" INTEGER, code INTEGER,
+    PRIMARY KEY(track, start)) WITHOUT ROWID;
+"""
 
 _TABLES = f"""
 BEGIN;
@@ -42,8 +52,19 @@ CREATE TABLE continuation(         -- groups that began in an earlier slice
     slice INTEGER, track INTEGER, sequence INTEGER, first_frame INTEGER,
     PRIMARY KEY(slice, track, sequence)) WITHOUT ROWID;
 CREATE TABLE clock(now REAL NOT NULL);
+{_GAP_TABLE}
 COMMIT;
 """
+
+# What makes of a catalog with that version one with the next.
+_UPGRADES = {
+    1: f"""
+BEGIN IMMEDIATE;
+{_GAP_TABLE}
+PRAGMA user_version=2;
+COMMIT;
+""",
+}
 
 CREATING = "creating"
 ACTIVE = "active"
@@ -92,15 +113,21 @@ class Catalog:
 
     @classmethod
     def open(cls, directory: Path) -> Catalog:
-        """Open the catalog of ``directory`` to write to, made if need be."""
+        """Open the catalog of ``directory`` to write to, made if need be.
+
+        One of an older version is brought up to date, in a single transaction.
+        """
         path = directory / CATALOG_NAME
         try:
             connection = connect_durable(path, create=True)
         except sqlite3.Error as error:
             raise store_error(error, path) from error
         try:
-            if read_version(path, connection) == 0:
+            version = read_version(path, connection)
+            if version == 0:
                 connection.executescript(_TABLES)
+            else:
+                _upgrade(path, connection, version)
         except sqlite3.Error as error:
             connection.close()
             raise store_error(error, path) from error
@@ -159,6 +186,22 @@ class Catalog:
                 [attrs.astuple(track) for track in tracks],
             )
 
+    def gaps(self) -> dict[int, list[GapWrite]]:
+        """The recorded gaps, by track."""
+        gaps: dict[int, list[GapWrite]] = {}
+        for track, start, end, code in self._read('SELECT track, start, "end", code FROM gap'):
+            gaps.setdefault(track, []).append(GapWrite(start, end, code))
+        return gaps
+
+    def put_gaps(self, track: int, gaps: Iterable[GapWrite]) -> None:
+        """Replace what is recorded of a track's gaps."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM gap WHERE track=?", (track,))
+            connection.executemany(
+                "INSERT INTO gap VALUES(?, ?, ?, ?)",
+                [(track, gap.start, gap.end, gap.code) for gap in gaps],
+            )
+
     def clock(self) -> float:
         """The store's clock as it was last written down; 0 where it never was."""
         return max((now for (now,) in self._read("SELECT now FROM clock")), default=0.0)
@@ -211,13 +254,20 @@ class Catalog:
                 [(DROPPING, number) for number in numbers],
             )
 
-    def finish_drop(self, numbers: Sequence[int]) -> None:
-        """Forget slices whose files are gone."""
+    def finish_drop(self, numbers: Sequence[int], oldest: Mapping[int, int] | None = None) -> None:
+        """Forget slices whose files are gone, and the gaps below what is the oldest sequence
+        of a track from now on."""
         keys = [(number,) for number in numbers]
         with self._transaction() as connection:
             connection.executemany("DELETE FROM slice WHERE number=?", keys)
             connection.executemany("DELETE FROM content WHERE slice=?", keys)
             connection.executemany("DELETE FROM continuation WHERE slice=?", keys)
+            for track, sequence in (oldest or {}).items():
+                connection.execute('DELETE FROM gap WHERE track=? AND "end"<=?', (track, sequence))
+                connection.execute(
+                    "UPDATE gap SET start=? WHERE track=? AND start<?",
+                    (sequence, track, sequence),
+                )
 
     def _read(self, statement: str) -> list[tuple]:  # type: ignore[type-arg] # any columns
         try:
@@ -239,6 +289,17 @@ class Catalog:
                 raise
         except sqlite3.Error as error:
             raise store_error(error, self.path) from error
+
+
+def _upgrade(path: Path, connection: sqlite3.Connection, version: int) -> None:
+    for before in range(version, FORMAT_VERSION):
+        connection.executescript(_UPGRADES[before])
+        logger.info(
+            "%s: upgraded from format version %d to %d: an older moqtrio cannot use it any more",
+            path,
+            before,
+            before + 1,
+        )
 
 
 def read_version(path: Path, connection: sqlite3.Connection) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 import attrs
 
 from ...errors import ReplayError
+from ..target import GapWrite
 from .catalog import ACTIVE, CREATING, DROPPING, Catalog, SliceRow, TrackRow
 from .errors import store_error
 from .lock import DirectoryLock
@@ -27,13 +28,15 @@ logger: logging.Logger = logging.getLogger("moqtrio.store")
 class OpenedStore:
     """A store's directory, locked and in order.
 
-    ``clock`` is the latest time, by the store's own clock, that it knows of.
+    ``gaps`` is by track. ``clock`` is the latest time, by the store's own clock, that it
+    knows of.
     """
 
     directory: Path
     lock: DirectoryLock
     catalog: Catalog
     tracks: list[TrackRow]
+    gaps: dict[int, list[GapWrite]]
     slices: list[Slice]
     next_number: int
     clock: float
@@ -81,7 +84,7 @@ def _open(directory: Path, lock: DirectoryLock, catalog: Catalog) -> OpenedStore
     numbers = [row.number for row in rows] + _numbers_on_disk(directory)
     next_number = max(numbers, default=0) + 1
     clock = max([catalog.clock(), *(each.recorded for each in slices)])
-    return OpenedStore(directory, lock, catalog, tracks, slices, next_number, clock)
+    return OpenedStore(directory, lock, catalog, tracks, catalog.gaps(), slices, next_number, clock)
 
 
 def _undo(directory: Path, catalog: Catalog, rows: Sequence[SliceRow]) -> None:

@@ -7,16 +7,17 @@ the disk agree, whatever is cancelled.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import attrs
 import trio
 
 from ...errors import ReplayError
 from ..batch import refused
-from ..target import GroupWrite
+from ..gaps import Gaps
+from ..target import GapWrite, GroupWrite
 from .catalog import ACTIVE, CREATING, Catalog
 from .errors import store_error
 from .loader import find_recorded
@@ -70,6 +71,22 @@ class WriteCounters:
     last_error: str | None = None
 
 
+class SliceGuard(Protocol):
+    """Whoever copies slices elsewhere, and so has a say in when they go."""
+
+    def may_expire(self, each: Slice) -> bool:
+        """Whether a slice may go that is too old. One that no longer fits goes anyway."""
+        ...
+
+    def dropped(self, each: Slice) -> None:
+        """A slice is going."""
+        ...
+
+    def check_reserve(self, track: SqliteTrack, end: int) -> None:
+        """Raise ReplayError where sequences below ``end`` may not be used yet."""
+        ...
+
+
 class Shelf:
     """See the module's docstring.
 
@@ -79,6 +96,7 @@ class Shelf:
         slices: those that are sealed, in order.
         next_number: for the next slice.
         now: the store's clock, in seconds since the Unix epoch.
+        guard: has a say in which slices go.
     """
 
     def __init__(
@@ -90,6 +108,7 @@ class Shelf:
         next_number: int,
         limits: SliceLimits,
         now: Callable[[], float],
+        guard: SliceGuard | None = None,
     ) -> None:
         self.counters: WriteCounters = WriteCounters()
         self.changed: trio.Event = trio.Event()
@@ -101,9 +120,11 @@ class Shelf:
         self._next_number = next_number
         self._limits = limits
         self.now = now
+        self._guard = guard
         self._writer: SliceWriter | None = None
         self._active: Slice | None = None
         self._doomed: list[int] = []  # no longer here, still on the disk
+        self._oldest: dict[int, int] = {}  # by track, of those that lost some of the doomed
         self._lock = trio.Lock()
         self._limiter = trio.CapacityLimiter(1)
         self._closed = False
@@ -170,6 +191,8 @@ class Shelf:
         self.check_open()
         if track.in_use and end <= track.row.reserved_end:
             return
+        if self._guard is not None:
+            self._guard.check_reserve(track, end)
         async with self._lock:
             await self._reserve(track, end)
 
@@ -194,6 +217,45 @@ class Shelf:
                 self._apply(track, active, written)
             track.forget_ended(writes)
 
+    async def write_gaps(self, track: SqliteTrack, gaps: Sequence[GapWrite]) -> None:
+        """See :meth:`SqliteTrack.write_gaps`."""
+        if not gaps:
+            await trio.lowlevel.checkpoint()
+            return
+        async with self._lock:
+            self.check_open()
+            await self._reserve(track, max(gap.end for gap in gaps))
+            merged = Gaps([*track.gaps, *gaps])
+            await self._in_thread(lambda: self._catalog.put_gaps(track.row.id, merged))
+            track.gaps = merged
+            track.mark_used(max(gap.end for gap in gaps))
+
+    def sealed(self) -> list[Slice]:
+        """The slices that are not written to any more, oldest first."""
+        return [each for each in self._slices.values() if each is not self._active]
+
+    async def seal(self) -> None:
+        """Write no more to the slice that is being written: the next write begins another."""
+        async with self._lock:
+            self.check_open()
+            await self._seal()
+
+    def goes_on(self, each: Slice, finished: Callable[[Slice], bool]) -> bool:
+        """Whether a group that begins in a slice is being recorded, or goes on in one that
+        is not ``finished``."""
+        for track_id in each.contents:
+            track = self._tracks.get(track_id)
+            if track is not None and each.number in track.open_heads():
+                return True
+        later = (other for other in self._slices.values() if other.number > each.number)
+        for other in later:
+            if other.continuations and not finished(other):
+                for track_id, sequence in other.continuations:
+                    content = each.contents.get(track_id)
+                    if content is not None and content.covers(sequence):
+                        return True
+        return False
+
     async def apply_retention(self) -> int:
         """Seal what is old or large enough, and remove what retention no longer covers.
 
@@ -208,10 +270,11 @@ class Shelf:
             for number in expired:
                 self._drop(number)
             if self._doomed:
-                await self._in_thread(lambda: self._remove(list(self._doomed)))
+                await self._in_thread(lambda: self._remove(list(self._doomed), self._oldest))
                 for number in self._doomed:
                     self.pool.release_retired(number)
                 self._doomed.clear()
+                self._oldest.clear()
             return len(expired)
 
     def next_deadline(self) -> float:
@@ -221,7 +284,7 @@ class Shelf:
             deadline = self._active.created + self._limits.seconds
         if self._limits.retention is not None:
             oldest = next(iter(self._slices.values()), None)
-            if oldest is not None and oldest is not self._active:
+            if oldest is not None and oldest is not self._active and self._may_expire(oldest):
                 deadline = min(deadline, oldest.recorded + self._limits.retention)
         return deadline
 
@@ -290,7 +353,7 @@ class Shelf:
             self._writer = await self._in_thread(create)
             self._active = self._slices[number] = Slice(number, now, now, 0, False)
             self._next_number += 1
-            self._notify()
+            self.notify()
         return self._writer, self._active
 
     async def _seal(self) -> None:
@@ -316,7 +379,7 @@ class Shelf:
             logger.warning("slice %d could not be sealed: %s", active.number, error)
         # Not before: cancelled while it waits for the thread, it is still being written.
         self._writer = self._active = None
-        self._notify()
+        self.notify()
 
     def _apply(self, track: SqliteTrack, active: Slice, written: Written) -> None:
         track_id = track.row.id
@@ -350,6 +413,7 @@ class Shelf:
         expired = []
         for number, each in self._slices.items():
             too_old = limits.retention is not None and now - each.recorded >= limits.retention
+            too_old = too_old and self._may_expire(each)
             too_much = limits.retention_bytes is not None and total > limits.retention_bytes
             if each is self._active or not (too_old or too_much):
                 break
@@ -357,17 +421,22 @@ class Shelf:
             total -= each.bytes
         return expired
 
+    def _may_expire(self, each: Slice) -> bool:
+        return self._guard is None or self._guard.may_expire(each)
+
     def _drop(self, number: int) -> None:
         dropped = self._slices.pop(number)
+        if self._guard is not None:
+            self._guard.dropped(dropped)
         self._doomed.append(number)
         self.counters.evicted_slices += 1
         for track_id in dropped.contents:
             track = self._tracks.get(track_id)
             if track is not None:
                 continued = [key[1] for key in dropped.continuations if key[0] == track_id]
-                track.drop_slice(number, continued)
+                self._oldest[track_id] = track.drop_slice(number, continued)
 
-    def _remove(self, numbers: Sequence[int]) -> None:
+    def _remove(self, numbers: Sequence[int], oldest: Mapping[int, int]) -> None:
         try:
             self._catalog.begin_drop(numbers)
         except ReplayError as error:
@@ -382,9 +451,10 @@ class Shelf:
                 sync_directory(self._directory)
             except OSError as error:
                 raise store_error(error, path) from error
-        self._catalog.finish_drop(numbers)
+        self._catalog.finish_drop(numbers, oldest)
 
-    def _notify(self) -> None:
+    def notify(self) -> None:
+        """Something changed that retention, or who copies slices, may wait for."""
         changed, self.changed = self.changed, trio.Event()
         changed.set()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,14 @@ from ...errors import ReplayError
 from ...model.track import Track
 from ...scope import open_scope
 from ..recorder import Recorder
+from ..target import GapWrite
 from .cache import Cache
 from .catalog import TrackRow
 from .info import StoreInfo, inspect_store
 from .loads import Reading
 from .pool import ConnectionPool
 from .recovery import OpenedStore, open_directory
-from .shelf import Shelf, SliceLimits, logger
+from .shelf import Shelf, SliceGuard, SliceLimits, logger
 from .track import SqliteTrack
 
 MIB = 1024 * 1024
@@ -79,13 +80,14 @@ class SqliteStore:
     def __init__(self, opened: OpenedStore, shelf: Shelf, cache: Cache, reading: Reading) -> None:
         self._opened = opened
         self._shelf = shelf
+        self.directory: Path = opened.directory
         self._cache = cache
         self._reading = reading
         self._nursery: trio.Nursery | None = None
         self._tracks: dict[tuple[str, str], SqliteTrack] = {}
         self._attached: dict[SqliteTrack, Track] = {}
         for row in opened.tracks:
-            self._add_track(row)
+            self._add_track(row, opened.gaps.get(row.id, ()))
 
     @classmethod
     @asynccontextmanager
@@ -99,6 +101,7 @@ class SqliteStore:
         slice_bytes: int = 96 * MIB,
         cache_bytes: int = 64 * MIB,
         wall_clock: Callable[[], float] = time.time,
+        guard: SliceGuard | None = None,
     ) -> AsyncIterator[SqliteStore]:
         """Open the store in directory ``path``, made if need be, to record and to replay.
 
@@ -120,6 +123,7 @@ class SqliteStore:
                 never runs backwards, so nothing is removed early, nor kept for longer than
                 ``retention`` of the time the store is open. A clock that is ahead ages
                 everything by as much.
+            guard: has a say in which files go; for stores that copy them elsewhere.
 
         Raises:
             ReplayError: another process has it open; it was written by a newer version; or
@@ -127,7 +131,7 @@ class SqliteStore:
         """
         opened = await trio.to_thread.run_sync(open_directory, Path(path))
         limits = _make_limits(retention, retention_bytes, slice_seconds, slice_bytes)
-        store = cls._assemble(opened, limits, cache_bytes, wall_clock)
+        store = cls._assemble(opened, limits, cache_bytes, wall_clock, guard)
         try:
             async with open_scope() as nursery:
                 store._nursery = nursery
@@ -153,6 +157,30 @@ class SqliteStore:
             row = TrackRow(taken + 1, broadcast, name, epoch, 0, self._shelf.now(), None)
             track = self._add_track(row)
         return track
+
+    @property
+    def shelf(self) -> Shelf:
+        """The slices; for stores that copy them elsewhere."""
+        return self._shelf
+
+    def adopt(self, broadcast: str, name: str, epoch: int, first_free: int) -> None:
+        """Go on with a numbering of which this store may have lost a part: sequences below
+        ``first_free`` are not used again. Only before the track is recorded.
+
+        Raises ReplayError where the store has another numbering of the track.
+        """
+        track = self._tracks.get((broadcast, name))
+        if track is None:
+            taken = max((each.row.id for each in self._tracks.values()), default=0)
+            now = self._shelf.now()
+            row = TrackRow(taken + 1, broadcast, name, epoch, first_free, now, None)
+            track = self._add_track(row)
+        elif track.row.epoch != epoch:
+            raise ReplayError(
+                f"track {track.key.label} has epoch {track.row.epoch} here, not {epoch}",
+                retryable=False,
+            )
+        track.skip_to(first_free)
 
     def tracks(self) -> list[SqliteTrack]:
         """Every track, in the order they were first recorded."""
@@ -228,6 +256,7 @@ class SqliteStore:
         limits: SliceLimits,
         cache_bytes: int,
         wall_clock: Callable[[], float],
+        guard: SliceGuard | None,
     ) -> SqliteStore:
         offset = max(wall_clock(), opened.clock) - trio.current_time()
         pool = ConnectionPool(_IDLE_CONNECTIONS)
@@ -239,14 +268,15 @@ class SqliteStore:
             opened.next_number,
             limits,
             lambda: trio.current_time() + offset,
+            guard,
         )
         reading = Reading(trio.CapacityLimiter(_READER_THREADS), cache_bytes)
         store = cls(opened, shelf, Cache(cache_bytes), reading)
         reading.start_soon = store.start_soon
         return store
 
-    def _add_track(self, row: TrackRow) -> SqliteTrack:
-        track = SqliteTrack(self._shelf, row, self._cache, self._reading)
+    def _add_track(self, row: TrackRow, gaps: Iterable[GapWrite] = ()) -> SqliteTrack:
+        track = SqliteTrack(self._shelf, row, self._cache, self._reading, gaps)
         self._tracks[row.broadcast, row.name] = track
         self._shelf.add_track(track)
         return track

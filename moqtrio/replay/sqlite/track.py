@@ -6,11 +6,13 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+import attrs
 import trio
 
-from ...model.source import Bounds
+from ...model.source import Bounds, Missing, Pending, Ready
 from ..batch import GroupDelta, merge_writes, refused
-from ..target import GroupWrite
+from ..gaps import Gaps
+from ..target import GapWrite, GroupWrite
 from .cache import Cache
 from .catalog import TrackRow
 from .extents import Extent, Piece
@@ -18,6 +20,7 @@ from .loader import load_piece, load_range
 from .loads import Reading
 from .lookup import PieceRequest, RangeRequest, SlicedTrack, TrackKey
 from .pool import SliceRetired
+from .reader import SlicedGroupReader
 from .records import OpenGroup, SliceFile
 from .slices import Written
 from .times import find_in_slice
@@ -35,9 +38,17 @@ class SqliteTrack(SlicedTrack[SliceFile]):
     the answer is :class:`~moqtrio.replay.Pending`.
     """
 
-    def __init__(self, shelf: Shelf, row: TrackRow, cache: Cache, reading: Reading) -> None:
+    def __init__(
+        self,
+        shelf: Shelf,
+        row: TrackRow,
+        cache: Cache,
+        reading: Reading,
+        gaps: Iterable[GapWrite] = (),
+    ) -> None:
         super().__init__(TrackKey(row.id, f"{row.broadcast}/{row.name}"), cache, reading)
         self.row = row
+        self.gaps: Gaps = Gaps(gaps)
         self.in_use = False  # whether the catalog knows that sequences are being used
         self._shelf = shelf
         self._first_free = row.reserved_end if row.next_sequence is None else row.next_sequence
@@ -61,6 +72,17 @@ class SqliteTrack(SlicedTrack[SliceFile]):
         spans = self.spans
         latest = spans.end - 1 if spans else None
         return Bounds(spans.oldest, self._durable_end, self.row.epoch, latest)
+
+    def poll_group(
+        self, sequence: int, *, priority: int = 0
+    ) -> Ready[SlicedGroupReader] | Pending | Missing:
+        """Look for one group; see :class:`~moqtrio.replay.ReplaySource`.
+
+        Raises ReplayError: not retryable for a group that is damaged or was lost, and for a
+        store that is closed; retryable where the disk failed.
+        """
+        answer = super().poll_group(sequence, priority=priority)
+        return self.gaps.check(sequence, answer) if isinstance(answer, Missing) else answer
 
     def now(self) -> float:
         """The time on the store's clock, in seconds since the Unix epoch; see
@@ -108,6 +130,14 @@ class SqliteTrack(SlicedTrack[SliceFile]):
         ``next_sequence`` again after a clean close. Cheap: kept in memory until then."""
         self._used_end = max(self._used_end, end)
 
+    def skip_to(self, first_free: int) -> None:
+        """Sequences below ``first_free`` may have been used elsewhere. Only before anything
+        is recorded; kept in memory until then."""
+        self.row = attrs.evolve(self.row, reserved_end=max(self.row.reserved_end, first_free))
+        self._first_free = max(self._first_free, first_free)
+        self._durable_end = max(self._durable_end, first_free)
+        self.mark_used(first_free)
+
     async def reserve(self, end: int) -> None:
         """Move ``reserved_end`` up to ``end``; see :class:`~moqtrio.replay.ReplayTarget`."""
         await self._shelf.reserve(self, end)
@@ -120,6 +150,13 @@ class SqliteTrack(SlicedTrack[SliceFile]):
         is full or failed.
         """
         await self._shelf.write(self, writes)
+
+    async def write_gaps(self, gaps: Sequence[GapWrite]) -> None:
+        """Record that groups are lost; see :class:`~moqtrio.replay.ReplayTarget`.
+
+        Raises ReplayError, retryable where the disk is full or failed.
+        """
+        await self._shelf.write_gaps(self, gaps)
 
     def set_durable_end(self, end: int) -> None:
         """Move ``bounds().durable_end`` up to ``end``. Sequences below it count as used."""
@@ -147,6 +184,10 @@ class SqliteTrack(SlicedTrack[SliceFile]):
     def open_groups(self) -> Iterable[int]:
         """The groups that are being recorded."""
         return self._open
+
+    def open_heads(self) -> set[int]:
+        """The slices that groups begin in which are being recorded."""
+        return {group.head for group in self._open.values()}
 
     def recorded_frames(self, sequence: int) -> int | None:
         """How many frames of a group are durable that is being recorded; None for others."""
@@ -208,13 +249,21 @@ class SqliteTrack(SlicedTrack[SliceFile]):
             if write.end is not None:
                 self._cut_short.discard(write.sequence)
 
-    def drop_slice(self, slice_number: int, continued: Iterable[int]) -> None:
-        """A slice was evicted: its groups are gone, whatever later slices have of them."""
+    def drop_slice(self, slice_number: int, continued: Iterable[int]) -> int:
+        """A slice was evicted: its groups are gone, whatever later slices have of them.
+
+        Returns the oldest sequence there is now, below which gaps are forgotten, too.
+        """
+        end = self.spans.end
         self.remove_slice(slice_number, continued)
+        oldest = self.spans.oldest
+        oldest = end if oldest is None else oldest
+        self.gaps.discard_below(oldest)
         for sequence in [each for each, group in self._open.items() if group.head == slice_number]:
             del self._open[sequence]
             self._cut_short.add(sequence)
         self.wake()
+        return oldest
 
     def _frames_before(self, sequence: int) -> int | None:
         group = self._open.get(sequence)
