@@ -18,6 +18,7 @@ from .notify import Wakeup, Watchers
 from .origin import Announcement, Origin, OriginAnnouncements
 from .path import join, strip_prefix
 from .ranges import RangeSet
+from .recording import RecordingMode, RecordingStatistics
 from .replay_writer import ReplayWriter
 from .requests import ReplayRequest, ReplayRequests
 from .source import ReplaySource
@@ -40,6 +41,8 @@ __all__ = [
     "Origin",
     "OriginAnnouncements",
     "RangeSet",
+    "RecordingMode",
+    "RecordingStatistics",
     "ReplayRequest",
     "ReplayRequests",
     "ReplaySource",

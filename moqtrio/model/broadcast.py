@@ -8,6 +8,7 @@ from types import MappingProxyType
 from ..errors import ProtocolError, StreamCode
 from .clock import MediaClock
 from .log import LogLimits
+from .recording import RecordingMode
 from .track import Track, TrackInfo, TrackStore
 
 
@@ -40,6 +41,7 @@ class Broadcast:
         name: str,
         *,
         store: TrackStore | None = None,
+        recording: RecordingMode = "live",
         info: TrackInfo | None = None,
         cache_age: float = 5.0,
         cache_bytes: int = 64 * 2**20,
@@ -52,6 +54,9 @@ class Broadcast:
             name: unique within the broadcast.
             store: where to record it, and where subscribers get what has left memory. The
                 track goes on after the last sequence the store has for it.
+            recording: ``"live"`` to publish at once and record beside it, ``"durable"`` to
+                publish each frame only when it has been recorded. While the store fails,
+                subscribers of a durable track get nothing.
             info: priority, order, latency and timescale.
             cache_age: seconds a group stays in memory after its last write. The latest
                 group always stays.
@@ -65,6 +70,7 @@ class Broadcast:
         Raises:
             ProtocolError: there is such a track, or the broadcast is closed.
             ReplayError: the store cannot record it.
+            ValueError: ``recording`` is durable, but there is no store that records.
         """
         if self._closed:
             raise ProtocolError(f"the broadcast {self.path!r} is closed")
@@ -80,6 +86,7 @@ class Broadcast:
             limits=limits,
             clock=self._clock,
             store=store,
+            recording=recording,
             first_sequence=first_sequence,
         )
         self._tracks[name] = track

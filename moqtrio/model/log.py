@@ -86,6 +86,7 @@ class TrackLog:
         next_sequence: one more than the highest sequence ever used: the live edge.
         final_sequence: one more than the last sequence, once the track has finished.
         aborted: the code the track was aborted with, if it was.
+        recording_failures: how often its recorder failed.
     """
 
     def __init__(
@@ -101,6 +102,7 @@ class TrackLog:
         self.next_sequence: int = 0
         self.final_sequence: int | None = None
         self.aborted: int | None = None
+        self.recording_failures: int = 0
         self._groups: dict[int, Group] = {}
         self._order: list[int] = []  # sorted; some of them, and all before _head, are evicted
         self._head = 0
@@ -309,8 +311,8 @@ class TrackLog:
             raise ProtocolError("recording must begin before the first group is created")
         self._backlog = Backlog()
         self._recorder_statistics = statistics
-        self._floor = self.next_sequence = first_sequence
-        self._visible_end = reserved_end if self._mode == "live" else first_sequence
+        self._floor = self.next_sequence = max(self.next_sequence, first_sequence)
+        self._visible_end = reserved_end if self._mode == "live" else self.next_sequence
 
     @property
     def is_recorded(self) -> bool:
@@ -322,6 +324,11 @@ class TrackLog:
         if self._mode == "live":
             self._visible_end = end
             self.watchers.notify()
+
+    @property
+    def trouble(self) -> int:
+        """How often recording failed or lost a group."""
+        return self.lost + self.recording_failures
 
     @property
     def durable_end(self) -> int:

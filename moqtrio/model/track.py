@@ -12,6 +12,7 @@ from .clock import MediaClock
 from .group import GroupProducer
 from .log import LogLimits, LogStatistics, TrackLog
 from .notify import Wakeup
+from .recording import RecordingMode
 from .request_queue import RequestLimits, RequestQueue
 from .requests import ReplayRequests
 from .source import ReplaySource, TimeIndex
@@ -52,7 +53,8 @@ class TrackStore(Protocol):
 class Track:
     """Publishes one track. Made by :meth:`moqtrio.Broadcast.create_track`.
 
-    Nothing here blocks except :meth:`wait_durable`. Groups may be open side by side.
+    Nothing here blocks except the methods that say ``wait`` or ``find``. Groups may be open
+    side by side.
 
     Attributes:
         broadcast: the path of the broadcast it belongs to.
@@ -71,16 +73,19 @@ class Track:
         limits: LogLimits | None = None,
         clock: MediaClock | None = None,
         store: TrackStore | None = None,
+        recording: RecordingMode = "live",
         first_sequence: int = 0,
     ) -> None:
         self.broadcast = broadcast
         self.name = name
         self.info: TrackInfo = TrackInfo() if info is None else info
-        self.log: TrackLog = TrackLog(limits, clock)
+        self.log: TrackLog = TrackLog(limits, clock, recording=recording)
         self.log.begin_at(first_sequence)
         self._timeline: Timeline | None = None
         self._requests: RequestQueue | None = None
         self.source: ReplaySource | None = None if store is None else store.attach(self)
+        if recording == "durable" and not self.log.is_recorded:
+            raise ValueError("recording='durable' needs a store that records the track")
 
     def append_group(self) -> GroupProducer:
         """Open the next group. Raises ProtocolError once the track has ended."""
@@ -181,6 +186,30 @@ class Track:
                 retryable=False,
             )
         return await timeline.find(when)
+
+    async def wait_trouble(self, seen: int = 0) -> LogStatistics:
+        """Wait until recording has failed, or a group was lost, more than ``seen`` times.
+
+        Returns the statistics. Pass their ``recording.trouble`` the next time, and nothing
+        is missed, however much happens in between::
+
+            seen = 0
+            while True:
+                statistics = await track.wait_trouble(seen)
+                seen = statistics.recording.trouble
+                alert(statistics.lost, statistics.recording.last_error)
+
+        Waits for ever on a track that is not recorded. Cancelling it changes nothing.
+        """
+        await trio.lowlevel.checkpoint()
+        wakeup = Wakeup()
+        remove = self.log.watchers.add(wakeup.set)
+        try:
+            while self.log.trouble <= seen:
+                await wakeup.wait()
+        finally:
+            remove()
+        return self.log.statistics()
 
     async def wait_durable(self, behind_bytes: int = 0) -> None:
         """Wait until at most ``behind_bytes`` of what was written is still to be recorded.

@@ -74,7 +74,6 @@ class Recorder:
         self._scope = trio.CancelScope(shield=True)
         self._reserve_block = _MIN_RESERVE
         self._frames = self._bytes = self._commits = 0
-        self._failures = 0
         self._failed_in_a_row = 0
         self._last_error: str | None = None
         self._idle_until = -math.inf  # at this time everything was durable
@@ -90,10 +89,10 @@ class Recorder:
             behind_groups=len(log.unrecorded()),
             behind_bytes=log.behind_bytes,
             lag=self._lag(),
-            failures=self._failures,
+            failures=log.recording_failures,
             failing=self._failed_in_a_row > 0,
             last_error=self._last_error,
-            trouble=self._failures + log.lost,
+            trouble=log.trouble,
         )
 
     async def run(self) -> None:
@@ -216,7 +215,7 @@ class Recorder:
 
     def _give_up(self, group: Group, error: ReplayError) -> None:
         """The store will never take this: go on without it."""
-        self._failures += 1
+        self._log.recording_failures += 1
         self._last_error = str(error)
         logger.error(
             "%s: group %d cannot be recorded and is given up: %s",
@@ -269,7 +268,7 @@ class Recorder:
 
     def _note_failure(self, error: ReplayError) -> float:
         """Count and report a failed step; returns how many seconds to wait before the next."""
-        self._failures += 1
+        self._log.recording_failures += 1
         self._last_error = str(error)
         delay: float = min(
             0.1 * 2 ** min(self._failed_in_a_row, 10), self._settings.max_retry_delay
