@@ -61,6 +61,12 @@ class SlicedGroupReader:
             frames += more
         return Ready(frames)
 
+    def skip(self, frames: int) -> None:
+        """Go on after so many frames; only before the first poll."""
+        self._position = frames
+        if self._run is not None and frames >= self._run.count:
+            self._run = None
+
     def close(self) -> None:
         """Let go of the chunk. Idempotent."""
         if not self._closed:

@@ -68,6 +68,14 @@ class Content:
         self.groups += other.groups
         self.totals.add(other.totals)
 
+    def covers(self, sequence: int) -> bool:
+        """Whether ``sequence`` may begin here."""
+        return (
+            self.first is not None
+            and self.last is not None
+            and (self.first <= sequence <= self.last)
+        )
+
     def add_heads(self, first: int, last: int, groups: int) -> None:
         """Count groups that begin here."""
         self.add(Content(first, last, groups))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import islice
 
 import attrs
 
 
-@attrs.define(slots=True)
+@attrs.define(slots=True, eq=False)
 class Span:
     """The smallest and the largest sequence of one track's groups that begin in a slice."""
 
@@ -34,6 +36,7 @@ class SpanIndex:
 
     def __init__(self) -> None:
         self._spans: list[Span] = []  # sorted by first
+        self._by_slice: dict[int, Span] = {}
         self._reach: list[int] = []  # the largest `last` up to here; rebuilt when emptied
 
     def __bool__(self) -> bool:
@@ -56,30 +59,39 @@ class SpanIndex:
     def extend(self, slice_number: int, first: int, last: int) -> None:
         """A slice now also has groups from ``first`` to ``last``."""
         spans = self._spans
-        # The slice being written is nearly always the last one.
-        for span in reversed(spans):
-            if span.slice == slice_number:
-                if first >= span.first and span is spans[-1]:
-                    if last > span.last:
-                        span.last = last
-                        if self._reach:
-                            self._reach[-1] = max(self._reach[-1], last)
-                    return
-                span.first, span.last = min(span.first, first), max(span.last, last)
-                break
+        span = self._by_slice.get(slice_number)
+        if span is None:
+            span = self._by_slice[slice_number] = Span(first, last, slice_number)
+            if not spans or first >= spans[-1].first:
+                spans.append(span)
+                if len(self._reach) == len(spans) - 1:
+                    self._reach.append(max(last, self._reach[-1]) if self._reach else last)
+                return
+            spans.append(span)
+        elif first >= span.first and span is spans[-1]:
+            # The slice being written is nearly always the last one.
+            if last > span.last:
+                span.last = last
+                if self._reach:
+                    self._reach[-1] = max(self._reach[-1], last)
+            return
         else:
-            spans.append(Span(first, last, slice_number))
+            span.first, span.last = min(span.first, first), max(span.last, last)
         spans.sort(key=lambda span: span.first)
         self._reach.clear()
 
     def remove(self, slice_number: int) -> Span | None:
         """A slice is gone; returns what it had."""
-        for index, span in enumerate(self._spans):
-            if span.slice == slice_number:
-                del self._spans[index]
-                self._reach.clear()
-                return span
-        return None
+        span = self._by_slice.pop(slice_number, None)
+        if span is not None:
+            self._spans.remove(span)
+            self._reach.clear()
+        return span
+
+    def after(self, sequence: int) -> Iterator[Span]:
+        """The spans that begin above ``sequence``, in order."""
+        index = bisect_right(self._spans, sequence, key=lambda span: span.first)
+        yield from islice(self._spans, index, None)
 
     def covering(self, sequence: int) -> list[Span]:
         """The spans that have ``sequence`` in them."""
