@@ -27,6 +27,7 @@ class RecordingStatistics:
             (all of it, recorded in part or not).
         lag: seconds since the oldest frame was written that is not durable; 0 where there is
             none.
+        lost: groups that will not be recorded, or not as a whole.
         failures: attempts to record that failed, and groups the store refused for good.
         failing: whether the last attempt failed, so that it is being tried again.
         last_error: what the last failure was, if there was any.
@@ -39,6 +40,7 @@ class RecordingStatistics:
     behind_groups: int
     behind_bytes: int
     lag: float
+    lost: int
     failures: int
     failing: bool
     last_error: str | None

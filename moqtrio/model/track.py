@@ -12,7 +12,7 @@ from .clock import MediaClock
 from .group import GroupProducer
 from .log import LogLimits, LogStatistics, TrackLog
 from .notify import Wakeup
-from .recording import RecordingMode
+from .recording import RecordingMode, RecordingStatistics
 from .request_queue import RequestLimits, RequestQueue
 from .requests import ReplayRequests
 from .source import ReplaySource, TimeIndex
@@ -187,29 +187,32 @@ class Track:
             )
         return await timeline.find(when)
 
-    async def wait_trouble(self, seen: int = 0) -> LogStatistics:
+    async def wait_trouble(self, seen: int = 0) -> RecordingStatistics:
         """Wait until recording has failed, or a group was lost, more than ``seen`` times.
 
-        Returns the statistics. Pass their ``recording.trouble`` the next time, and nothing
-        is missed, however much happens in between::
+        Pass the ``trouble`` of what is returned the next time, and nothing is missed,
+        however much happens in between::
 
             seen = 0
             while True:
-                statistics = await track.wait_trouble(seen)
-                seen = statistics.recording.trouble
-                alert(statistics.lost, statistics.recording.last_error)
+                recording = await track.wait_trouble(seen)
+                seen = recording.trouble
+                alert(recording.lost, recording.last_error)
 
-        Waits for ever on a track that is not recorded. Cancelling it changes nothing.
+        Raises ProtocolError for a track that is not recorded. Cancelling it changes nothing.
         """
         await trio.lowlevel.checkpoint()
         wakeup = Wakeup()
         remove = self.log.watchers.add(wakeup.set)
         try:
-            while self.log.trouble <= seen:
+            while self.log.is_recorded and self.log.trouble <= seen:
                 await wakeup.wait()
         finally:
             remove()
-        return self.log.statistics()
+        recording = self.log.statistics().recording
+        if recording is None:
+            raise ProtocolError(f"track {self.broadcast}/{self.name} is not recorded")
+        return recording
 
     async def wait_durable(self, behind_bytes: int = 0) -> None:
         """Wait until at most ``behind_bytes`` of what was written is still to be recorded.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections.abc import Iterable
 
 import attrs
 import trio
@@ -81,14 +82,15 @@ class Recorder:
 
     def statistics(self) -> RecordingStatistics:
         """A snapshot of the counters."""
-        log = self._log
+        log, behind = self._log, self._log.unrecorded()
         return RecordingStatistics(
             frames=self._frames,
             bytes=self._bytes,
             commits=self._commits,
-            behind_groups=len(log.unrecorded()),
+            behind_groups=len(behind),
             behind_bytes=log.behind_bytes,
-            lag=self._lag(),
+            lag=self._lag(behind),
+            lost=log.lost,
             failures=log.recording_failures,
             failing=self._failed_in_a_row > 0,
             last_error=self._last_error,
@@ -254,9 +256,9 @@ class Recorder:
                 break
         return batch
 
-    def _lag(self) -> float:
+    def _lag(self, behind: Iterable[Group]) -> float:
         oldest = math.inf
-        for group in self._log.unrecorded():
+        for group in behind:
             if group.lost or _next_write(group) is None:
                 continue
             oldest = min(oldest, group.recorded_at)
