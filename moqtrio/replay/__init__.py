@@ -5,6 +5,7 @@ from ..model.source import END, Bounds, End, GroupReader, Missing, Pending, Read
 from .expiry import Expiry
 from .live import PARKED, LiveReader, Parked
 from .memory import MemoryStore, MemoryTrack
+from .reading import read_group
 from .recorder import Recorder, RecorderSettings
 from .resolver import DONE, Done, Dropped, Resolver, resolve_group
 from .retry import Backoff, Retries, RetryPolicy
@@ -42,5 +43,6 @@ __all__ = [
     "RetryPolicy",
     "SqliteStore",
     "SqliteTrack",
+    "read_group",
     "resolve_group",
 ]
