@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from .records import SliceFile
@@ -21,10 +21,14 @@ class ConnectionPool:
 
     Args:
         idle: how many connections to keep open that nobody uses.
+        connect: opens a slice.
     """
 
-    def __init__(self, idle: int) -> None:
+    def __init__(
+        self, idle: int, connect: Callable[[SliceFile], sqlite3.Connection] = connect_reader
+    ) -> None:
         self._limit = idle
+        self._connect = connect
         self._condition = threading.Condition()
         self._idle: OrderedDict[sqlite3.Connection, int] = OrderedDict()
         self._busy: dict[int, int] = {}
@@ -44,7 +48,7 @@ class ConnectionPool:
             self._busy[number] = self._busy.get(number, 0) + 1
         try:
             if connection is None:
-                connection = connect_reader(file)
+                connection = self._connect(file)
             connection.execute("BEGIN")
             yield connection
         finally:

@@ -111,10 +111,9 @@ def _finish(
     path = slice_path(directory, row.number)
     sealed = True
     try:
-        recovered = recover(path)
-        row.contents, row.continuations = recovered.contents, recovered.continuations
-        row.recorded = recovered.recorded or row.recorded
-        sealed = recovered.sealed
+        found, sealed = recover(path)
+        row.contents, row.continuations = found.contents, found.continuations
+        row.recorded = found.recorded or row.recorded
     except ReplayError as error:
         if error.retryable:
             raise

@@ -220,45 +220,47 @@ def encode_ending(end: GroupEnd | None) -> int:
 
 
 @attrs.frozen
-class Recovered:
+class Survey:
     """What is in a slice that was not sealed.
 
     Attributes:
         contents: by track.
         continuations: the first frame here of every (track, sequence) that began earlier.
         recorded: the time of the last commit; None where there was none.
-        sealed: whether all of it is now in the main file.
     """
 
     contents: dict[int, Content]
     continuations: dict[tuple[int, int], int]
     recorded: float | None
-    sealed: bool
 
 
-def recover(path: Path) -> Recovered:
+def recover(path: Path) -> tuple[Survey, bool]:
     """Find out what a process that was killed has left in a slice, and seal it.
 
-    Raises ReplayError where the file is gone or damaged.
+    Returns also whether all of it is now in the main file. Raises ReplayError where the
+    file is gone or damaged.
     """
     try:
         connection = connect_durable(path, create=False)
         try:
-            contents = count_contents(connection)
-            parts = connection.execute(
-                "SELECT track, sequence, first_frame FROM part WHERE first_frame > 0"
-            ).fetchall()
-            (recorded,) = connection.execute(
-                "SELECT max(recorded) FROM (SELECT max(recorded) AS recorded FROM pack"
-                " UNION ALL SELECT max(recorded) FROM part)"
-            ).fetchone()
-            sealed = _checkpoint(connection)
+            return survey(connection), _checkpoint(connection)
         finally:
             connection.close()
     except sqlite3.Error as error:
         raise store_error(error, path) from error
+
+
+def survey(connection: sqlite3.Connection) -> Survey:
+    """Find out what is in an open slice. Raises sqlite3.Error."""
+    parts = connection.execute(
+        "SELECT track, sequence, first_frame FROM part WHERE first_frame > 0"
+    ).fetchall()
+    (recorded,) = connection.execute(
+        "SELECT max(recorded) FROM (SELECT max(recorded) AS recorded FROM pack"
+        " UNION ALL SELECT max(recorded) FROM part)"
+    ).fetchone()
     continuations = {(track, sequence): frame for track, sequence, frame in parts}
-    return Recovered(contents, continuations, recorded, sealed)
+    return Survey(count_contents(connection), continuations, recorded)
 
 
 def _checkpoint(connection: sqlite3.Connection) -> bool:
