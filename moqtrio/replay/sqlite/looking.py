@@ -7,7 +7,7 @@ Everything here blocks, and belongs in a worker thread.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -15,6 +15,7 @@ from typing import TypeVar
 import attrs
 
 from ...errors import ReplayError
+from ..target import GapWrite
 from .catalog import ACTIVE, CATALOG_NAME, SEALED, Catalog, SliceRow, TrackRow, read_version
 from .errors import store_error
 from .records import SliceFile
@@ -23,20 +24,22 @@ from .schema import connect, slice_number, slice_path
 T = TypeVar("T")
 
 _ATTEMPTS = 5
+_FIRST_WITH_GAPS = 2
 
 
 @attrs.frozen
 class CatalogView:
     """What a catalog said at one instant.
 
-    ``slices`` are those that count: neither half made nor on their way out. ``numbers`` are
-    those of all.
+    ``gaps`` is by track. ``slices`` are those that count: neither half made nor on their way
+    out. ``numbers`` are those of all.
     """
 
     directory: Path
     version: int
     clock: float
     tracks: list[TrackRow]
+    gaps: dict[int, list[GapWrite]]
     slices: list[SliceRow]
     numbers: frozenset[int]
 
@@ -65,6 +68,7 @@ def read_catalog(directory: Path) -> CatalogView:
             version,
             catalog.clock(),
             catalog.tracks(),
+            catalog.gaps() if version >= _FIRST_WITH_GAPS else {},
             [row for row in rows if row.state in (ACTIVE, SEALED)],
             frozenset(row.number for row in rows),
         )
@@ -97,6 +101,39 @@ def _describe_place(directory: Path) -> str:
     return f"it has no {CATALOG_NAME}"
 
 
+def select_tracks(
+    view: CatalogView, broadcast: str | None, track: str | None
+) -> Sequence[TrackRow]:
+    """The tracks of that broadcast and name, None being any.
+
+    Raises ReplayError where there are none, saying which there are.
+    """
+    found = [
+        row
+        for row in view.tracks
+        if broadcast in (None, row.broadcast) and track in (None, row.name)
+    ]
+    if found or (broadcast is None and track is None):
+        return found
+    wanted = " ".join(
+        f"{what} {name!r}"
+        for what, name in (("broadcast", broadcast), ("track", track))
+        if name is not None
+    )
+    raise ReplayError(
+        f"{view.directory} has no {wanted}: {describe_tracks(view.tracks)}", retryable=False
+    )
+
+
+def describe_tracks(tracks: Collection[TrackRow]) -> str:
+    """Which tracks there are, in a few words."""
+    if not tracks:
+        return "it has no tracks at all"
+    names = [f"{row.broadcast!r} {row.name!r}" for row in tracks]
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return f"it has {', '.join(names[:8])}{more}"
+
+
 def look(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
     """What ``read`` makes of a database that somebody may be writing to.
 
@@ -125,11 +162,24 @@ def look(path: Path, read: Callable[[sqlite3.Connection], T]) -> T:
 @contextmanager
 def looking_at(file: SliceFile) -> Iterator[sqlite3.Connection]:
     """A connection to a slice. Raises sqlite3.Error."""
+    connection = connect_looker(file)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def connect_looker(file: SliceFile) -> sqlite3.Connection:
+    """Open a slice to look into. Raises sqlite3.Error."""
     # Without a -wal file the killed process had sealed it, but for saying so.
     alone = file.immutable or _stamp(file.path) is not None
-    with _connected(file.path, "mode=ro&immutable=1" if alone else "mode=ro") as connection:
+    connection = connect(file.path, "mode=ro&immutable=1" if alone else "mode=ro")
+    try:
         connection.execute("PRAGMA cache_size=-2048")
-        yield connection
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 @contextmanager

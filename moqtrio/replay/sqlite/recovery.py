@@ -118,7 +118,7 @@ def _finish(
         if error.retryable:
             raise
         logger.error("what was recorded last is lost: %s", error)
-        row.contents = _assumed_contents(tracks, before)
+        row.contents = assumed_contents(tracks, before)
     row.bytes = file_bytes(path)
     if sealed:
         try:
@@ -129,7 +129,9 @@ def _finish(
     return sealed
 
 
-def _assumed_contents(tracks: Iterable[TrackRow], before: Sequence[Slice]) -> dict[int, Content]:
+def assumed_contents(
+    tracks: Iterable[TrackRow], before: Sequence[Slice | SliceRow]
+) -> dict[int, Content]:
     """What an unreadable slice may have had: everything after what the others have. To take
     it for empty would make the loss look like sequences that were never used."""
     contents: dict[int, Content] = {}

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import attrs
 
-from ...errors import ReplayError
 from .catalog import CATALOG_NAME, SEALED, SliceRow, TrackRow
 from .errors import describe_briefly, store_error
 from .examine import Joins, SliceExaminer, cannot_be_read
 from .findings import PROBLEMS_KEPT, Problem, SliceFindings, VerifyProgress, VerifyReport
-from .looking import CatalogView, find_catalog, look, looking_at, read_catalog
+from .looking import CatalogView, find_catalog, look, looking_at, read_catalog, select_tracks
 from .records import Totals
 from .schema import file_bytes, slice_number, slice_path
 
@@ -50,39 +49,6 @@ def verify_store(
     if verifier.check_catalog_file():
         verifier.check(broadcast, track)
     return verifier.report()
-
-
-def select_tracks(
-    view: CatalogView, broadcast: str | None, track: str | None
-) -> Sequence[TrackRow]:
-    """The tracks of that broadcast and name, None being any.
-
-    Raises ReplayError where there are none, saying which there are.
-    """
-    found = [
-        row
-        for row in view.tracks
-        if broadcast in (None, row.broadcast) and track in (None, row.name)
-    ]
-    if found or (broadcast is None and track is None):
-        return found
-    wanted = " ".join(
-        f"{what} {name!r}"
-        for what, name in (("broadcast", broadcast), ("track", track))
-        if name is not None
-    )
-    raise ReplayError(
-        f"{view.directory} has no {wanted}: {describe_tracks(view.tracks)}", retryable=False
-    )
-
-
-def describe_tracks(tracks: Collection[TrackRow]) -> str:
-    """Which tracks there are, in a few words."""
-    if not tracks:
-        return "it has no tracks at all"
-    names = [f"{row.broadcast!r} {row.name!r}" for row in tracks]
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    return f"it has {', '.join(names[:8])}{more}"
 
 
 @attrs.define(eq=False)
