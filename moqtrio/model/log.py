@@ -374,6 +374,14 @@ class TrackLog:
         self._lose(group)
         self._settle(group)
 
+    def first_unrecorded(self, sequence: int) -> int | None:
+        """The smallest sequence at or above this one that the store is still to learn of: a
+        group that is not wholly durable, or was lost."""
+        groups = [] if self._backlog is None else self._backlog.groups
+        found = [each for each in groups if each >= sequence]
+        found += [max(start, sequence) for start, end in self.lost_ranges() if end > sequence]
+        return min(found, default=None)
+
     def lost_ranges(self) -> list[tuple[int, int]]:
         """The lost groups the store is still to take note of; perhaps with others between."""
         return [] if self._backlog is None else self._backlog.lost_ranges()

@@ -118,7 +118,7 @@ class MemoryTrack:
 
     @property
     def next_sequence(self) -> int:
-        """One more than the highest sequence ever written, or lost."""
+        """One more than the highest sequence ever used."""
         return self._next_sequence
 
     async def reserve(self, end: int) -> None:
@@ -154,9 +154,13 @@ class MemoryTrack:
         self._check()
         for gap in gaps:
             self._gaps.add(gap)
-            self._next_sequence = max(self._next_sequence, gap.end)
+            self.mark_used(gap.end)
         self._reserved_end = max(self._reserved_end, self._next_sequence)
         self._wake()
+
+    def mark_used(self, end: int) -> None:
+        """Say that sequences below ``end`` were used, recorded or not."""
+        self._next_sequence = max(self._next_sequence, end)
 
     def set_durable_end(self, end: int) -> None:
         """Move ``bounds().durable_end`` up to ``end``."""

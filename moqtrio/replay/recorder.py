@@ -119,6 +119,7 @@ class Recorder:
                 await self._drain()
         finally:
             remove()
+            self._target.mark_used(self._log.next_sequence)
             self._done.set()
         if self._scope.cancelled_caught:
             logger.error(

@@ -91,6 +91,11 @@ class ReplayTarget(ReplaySource, Protocol):
         """
         ...
 
+    def mark_used(self, end: int) -> None:
+        """Say that sequences below ``end`` were used, recorded or not: none of them is
+        ``next_sequence`` again after a clean close. Cheap: kept in memory until then."""
+        ...
+
     def set_durable_end(self, end: int) -> None:
         """Say that every group below ``end`` that will be recorded has been: moves
         ``bounds().durable_end``. Cheap: kept in memory, worked out anew on opening."""

@@ -201,6 +201,7 @@ class SqliteStore:
                     retryable=False,
                 )
             target.mark_used(before.log.next_sequence)
+            target.earlier.add(before.log)
         recorder = Recorder(track.log, target, name=target.key.label)
         self.start_soon(recorder.run)
         self._attached[target] = track

@@ -11,6 +11,7 @@ import trio
 
 from ...model.source import Bounds, Missing, Pending, Ready
 from ..batch import GroupDelta, merge_writes, refused
+from ..earlier import EarlierLogs
 from ..gaps import Gaps
 from ..target import GapWrite, GroupWrite
 from .cache import Cache
@@ -49,6 +50,7 @@ class SqliteTrack(SlicedTrack[SliceFile]):
         super().__init__(TrackKey(row.id, f"{row.broadcast}/{row.name}"), cache, reading)
         self.row = row
         self.gaps: Gaps = Gaps(gaps)
+        self.earlier: EarlierLogs = EarlierLogs()
         self.in_use = False  # whether the catalog knows that sequences are being used
         self._shelf = shelf
         self._first_free = row.reserved_end if row.next_sequence is None else row.next_sequence
@@ -82,6 +84,8 @@ class SqliteTrack(SlicedTrack[SliceFile]):
         store that is closed; retryable where the disk failed.
         """
         answer = super().poll_group(sequence, priority=priority)
+        if isinstance(answer, Missing):
+            answer = self.earlier.check(sequence, answer)
         return self.gaps.check(sequence, answer) if isinstance(answer, Missing) else answer
 
     def now(self) -> float:
@@ -160,7 +164,7 @@ class SqliteTrack(SlicedTrack[SliceFile]):
 
     def set_durable_end(self, end: int) -> None:
         """Move ``bounds().durable_end`` up to ``end``. Sequences below it count as used."""
-        self._durable_end = max(self._durable_end, end)
+        self._durable_end = max(self._durable_end, self.earlier.durable_end(end))
         self.mark_used(end)
 
     # For looking up.
