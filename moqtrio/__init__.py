@@ -24,10 +24,21 @@ from .model import (
     GroupConsumer,
     GroupProducer,
     Origin,
+    ReplayRequest,
+    ReplayRequests,
+    ReplayWriter,
     Track,
     TrackInfo,
 )
-from .replay import MemoryStore, ReplaySource, SqliteStore
+from .replay import (
+    BlockingStore,
+    MemoryStore,
+    Missing,
+    ReplaySource,
+    SqliteStore,
+    from_async,
+    from_blocking,
+)
 from .session import (
     Gap,
     Listener,
@@ -42,6 +53,7 @@ from .transport.tls import ClientTls, ServerTls, generate_certificate
 
 __all__ = [
     "Announcement",
+    "BlockingStore",
     "Broadcast",
     "ClientTls",
     "ConnectError",
@@ -52,11 +64,15 @@ __all__ = [
     "GroupProducer",
     "Listener",
     "MemoryStore",
+    "Missing",
     "MoqError",
     "Origin",
     "ProtocolError",
     "ReplayError",
+    "ReplayRequest",
+    "ReplayRequests",
     "ReplaySource",
+    "ReplayWriter",
     "RequestError",
     "ServerTls",
     "Session",
@@ -70,6 +86,8 @@ __all__ = [
     "Track",
     "TrackInfo",
     "TransportSettings",
+    "from_async",
+    "from_blocking",
     "generate_certificate",
     "open_session",
     "serve",

@@ -2,6 +2,7 @@
 
 from ..model.recording import RecordingMode, RecordingStatistics
 from ..model.source import END, Bounds, End, GroupReader, Missing, Pending, Ready, ReplaySource
+from .adapters import BlockingStore, RequestedStore, from_async, from_blocking
 from .expiry import Expiry
 from .live import PARKED, LiveReader, Parked
 from .memory import MemoryStore, MemoryTrack
@@ -17,12 +18,13 @@ __all__ = [
     "END",
     "PARKED",
     "Backoff",
+    "BlockingStore",
     "Bounds",
     "Done",
     "Dropped",
     "End",
-    "GapWrite",
     "Expiry",
+    "GapWrite",
     "GroupReader",
     "GroupWrite",
     "LiveReader",
@@ -38,11 +40,14 @@ __all__ = [
     "RecordingStatistics",
     "ReplaySource",
     "ReplayTarget",
+    "RequestedStore",
     "Resolver",
     "Retries",
     "RetryPolicy",
     "SqliteStore",
     "SqliteTrack",
+    "from_async",
+    "from_blocking",
     "read_group",
     "resolve_group",
 ]
