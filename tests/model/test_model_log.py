@@ -93,7 +93,7 @@ async def test_an_open_group_is_not_forgotten_below_the_hard_cap(
     log.write_frame(slow, bytes(30), 0)
     publish(log, 30)
     assert held(log) == [0, 2], "it holds nothing back that has ended"
-    assert slow.end is None
+    assert not slow.end
     publish(log, 80)
     assert slow.end == Aborted(StreamCode.EVICTED)
     assert 0 not in held(log)
@@ -213,6 +213,88 @@ async def test_a_part_that_becomes_durable_after_its_group_was_lost_is_not_forgo
     assert not log.is_behind(60), "its payload is not awaited any more"
     log.mark_recorded(group, 0, Aborted(StreamCode.EVICTED))
     assert [each.sequence for each in log.unrecorded()] == [1]
+
+
+async def test_no_number_of_lost_groups_makes_one_look_as_if_it_never_was() -> None:
+    log = make_log(cache_bytes=0, max_bytes=0)
+    log.begin_recording(0, 10**6)
+    used = range(10, 10 + 2 * 3000, 2)  # every other: no two are neighbours
+    for sequence in used:
+        publish(log, sequence=sequence)
+    assert log.statistics().lost == 2999
+    assert len(log.lost_ranges()) <= 1025
+    for sequence in used[:-1]:
+        end, code = log.absence(sequence, 10**6)
+        assert code == StreamCode.EVICTED
+        assert sequence < end <= used[-1]
+        covered = [start <= sequence < stop for start, stop in log.lost_ranges()]
+        assert any(covered), "the store is told of it"
+    assert log.absence(0, 10**6) == (10, 0)
+    assert log.absence(0, 5) == (5, 0)
+    assert log.absence(used[-1] + 1, 10**6) == (10**6, 0)
+
+
+async def test_what_never_was_is_told_from_what_is_lost() -> None:
+    log = make_log(cache_bytes=0, max_bytes=0)
+    log.begin_recording(0, 1000)
+    for sequence in (4, 5, 9, 20):
+        publish(log, sequence=sequence)
+    assert log.absence(2, 15) == (4, 0)
+    assert log.absence(4, 15) == (6, StreamCode.EVICTED)
+    assert log.absence(6, 15) == (9, 0)
+    assert log.absence(10, 15) == (15, 0)
+
+
+async def test_what_the_store_knows_to_be_lost_is_not_kept() -> None:
+    log = make_log(cache_bytes=0, max_bytes=0)
+    log.begin_recording(0, 10**6)
+    for sequence in range(0, 4002, 2):
+        publish(log, sequence=sequence)
+    log.forget_lost(log.lost_ranges())
+    assert log.lost_ranges() == []
+    publish(log, sequence=5000)
+    told = log.lost_ranges()
+    publish(log, sequence=5002)  # while it is written down
+    log.forget_lost(told)
+    assert log.lost_ranges() == [(5000, 5001)]
+    assert log.absence(0, 100) == (100, 0)
+    assert log.statistics().lost == 2002
+
+
+async def test_a_group_that_is_given_up_goes_on_live(autojump_clock: MockClock) -> None:
+    log = make_log(cache_age=1.0)
+    log.begin_recording(0, 1000)
+    group = log.create_group()
+    log.write_frame(group, bytes(30), 0)
+    publish(log, 5)
+    log.give_up(group)
+    log.write_frame(group, bytes(30), 0)
+    assert log.get(0) is group
+    assert [each.sequence for each in log.unrecorded()] == [1]
+    assert log.behind_bytes == 5
+    assert (log.lost_until(0), log.statistics().lost, log.trouble) == (1, 1, 1)
+    log.end_group(group, FINISHED)
+    await trio.sleep(2)
+    log.evict()
+    assert held(log) == [1]
+    assert log.statistics().lost == 1
+
+
+async def test_a_group_of_which_a_part_is_stored_is_given_up_twice() -> None:
+    """Once for its frames, and once more if the store does not take its end either."""
+    log = make_log()
+    log.begin_recording(0, 1000)
+    group = log.create_group()
+    log.write_frame(group, bytes(30), 0)
+    log.mark_recorded(group, 1, None)
+    log.write_frame(group, bytes(30), 0)
+    log.give_up(group)
+    assert log.unrecorded() == [group]
+    assert log.behind_bytes == 0
+    log.give_up(group)
+    assert log.unrecorded() == []
+    assert log.behind_bytes == 0
+    assert log.statistics().lost == 1
 
 
 # Sequences

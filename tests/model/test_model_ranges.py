@@ -11,7 +11,10 @@ from moqtrio.model.ranges import RangeSet
 
 numbers = st.integers(0, 40)
 operations = st.lists(
-    st.tuples(st.sampled_from(["add", "discard", "discard_below"]), numbers, numbers), max_size=25
+    st.tuples(
+        st.sampled_from(["add", "discard", "discard_range", "discard_below"]), numbers, numbers
+    ),
+    max_size=25,
 )
 
 
@@ -20,8 +23,11 @@ def test_it_is_a_set(plan: list[tuple[str, int, int]]) -> None:
     ranges, model = RangeSet(), set[int]()
     for operation, start, end in plan:
         if operation == "add":
-            ranges.add(start, end)
+            assert ranges.add(start, end) is None
             model |= set(range(start, end))
+        elif operation == "discard_range":
+            ranges.discard_range(start, end)
+            model -= set(range(start, end))
         elif operation == "discard":
             ranges.discard(start)
             model.discard(start)
@@ -51,11 +57,15 @@ def check(ranges: RangeSet, model: set[int]) -> None:
 def test_a_limit_forgets_the_lowest(plan: list[tuple[int, int]], limit: int) -> None:
     ranges, model = RangeSet(limit), set[int]()
     for start, size in plan:
-        ranges.add(start, start + size)
+        forgotten = ranges.add(start, start + size)
         model |= set(range(start, start + size))
         runs = sorted(value for value in model if value - 1 not in model)
         if len(runs) > limit:
+            assert forgotten is not None
+            assert set(range(*forgotten)) == {value for value in model if value < runs[1]}
             model = {value for value in model if value >= runs[1]}
+        else:
+            assert forgotten is None
         check(ranges, model)
 
 
