@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import trio
 
@@ -80,3 +80,10 @@ def start_askers(
         nursery.start_soon(asker.run, sequence, priority)
         askers.append(asker)
     return askers
+
+
+async def eventually(condition: Callable[[], object]) -> None:
+    """Return when what happens in a thread has come so far."""
+    with trio.fail_after(10):
+        while not condition():  # noqa: ASYNC110  # a thread brings it about
+            await trio.sleep(0.001)
