@@ -19,11 +19,11 @@ from ..batch import refused
 from ..gaps import Gaps
 from ..target import GapWrite, GroupWrite
 from .catalog import ACTIVE, CREATING, Catalog
-from .errors import store_error
 from .loader import find_recorded
 from .pool import ConnectionPool
 from .records import Content, SliceFile
-from .schema import remove_files, slice_path, sync_directory
+from .removal import remove_slices
+from .schema import slice_path
 from .slices import SliceWriter, Written
 
 if TYPE_CHECKING:
@@ -140,6 +140,7 @@ class Shelf:
                 self._count_volume(track_id, content)
                 if content.first is not None and content.last is not None:
                     track.spans.extend(number, content.first, content.last)
+                    track.skip_to(content.last + 1)  # whatever the catalog has forgotten
             continued = {
                 sequence: frame
                 for (owner, sequence), frame in each.continuations.items()
@@ -229,6 +230,10 @@ class Shelf:
             await self._in_thread(lambda: self._catalog.put_gaps(track.row.id, merged))
             track.gaps = merged
             track.mark_used(max(gap.end for gap in gaps))
+
+    def slices(self) -> list[Slice]:
+        """All slices, oldest first."""
+        return list(self._slices.values())
 
     def sealed(self) -> list[Slice]:
         """The slices that are not written to any more, oldest first."""
@@ -437,21 +442,7 @@ class Shelf:
                 self._oldest[track_id] = track.drop_slice(number, continued)
 
     def _remove(self, numbers: Sequence[int], oldest: Mapping[int, int]) -> None:
-        try:
-            self._catalog.begin_drop(numbers)
-        except ReplayError as error:
-            # On a full disk there is no room to write this down until files are gone. Killed
-            # in between, these slices look lost, until retention removes them once more.
-            logger.warning("removing slices without having noted it first: %s", error)
-        for number in numbers:
-            path = slice_path(self._directory, number)
-            self.pool.retire(number)
-            try:
-                remove_files(path)
-                sync_directory(self._directory)
-            except OSError as error:
-                raise store_error(error, path) from error
-        self._catalog.finish_drop(numbers, oldest)
+        remove_slices(self._directory, self._catalog, numbers, oldest, self.pool.retire)
 
     def notify(self) -> None:
         """Something changed that retention, or who copies slices, may wait for."""
