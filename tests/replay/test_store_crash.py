@@ -241,6 +241,8 @@ async def test_what_a_crash_left_half_done_is_put_right(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_is_not_ours_is_not_written_over(tmp_path: Path) -> None:
+    async with SqliteStore.open(tmp_path):
+        pass
     stray = tmp_path / "slice-00000001.db"
     stray.write_bytes(b"from a backup")
     async with SqliteStore.open(tmp_path) as store:

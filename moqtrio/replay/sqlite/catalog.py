@@ -16,9 +16,9 @@ import attrs
 
 from ...errors import ReplayError
 from ..target import GapWrite
-from .errors import store_error
+from .errors import store_error, write_error
 from .records import Content, Totals
-from .schema import connect, connect_durable
+from .schema import connect, connect_durable, slice_number
 
 logger: logging.Logger = logging.getLogger("moqtrio.store")
 
@@ -125,6 +125,7 @@ class Catalog:
         try:
             version = read_version(path, connection)
             if version == 0:
+                _refuse_orphans(directory)
                 connection.executescript(_TABLES)
             else:
                 _upgrade(path, connection, version)
@@ -288,7 +289,20 @@ class Catalog:
                     connection.execute("ROLLBACK")
                 raise
         except sqlite3.Error as error:
-            raise store_error(error, self.path) from error
+            raise write_error(error, self.path) from error
+
+
+def _refuse_orphans(directory: Path) -> None:
+    """Raise ReplayError where a catalog was lost: a new one would make everything the slices
+    hold look as if it had never been recorded."""
+    orphans = sorted(path.name for path in directory.iterdir() if slice_number(path) is not None)
+    if orphans:
+        raise ReplayError(
+            f"{directory / CATALOG_NAME} is missing or empty, but there are slices beside it "
+            f"({orphans[0]} to {orphans[-1]}), which cannot be read without it: restore "
+            f"{CATALOG_NAME} and {CATALOG_NAME}-wal, or move the slices elsewhere to begin anew",
+            retryable=False,
+        )
 
 
 def _upgrade(path: Path, connection: sqlite3.Connection, version: int) -> None:

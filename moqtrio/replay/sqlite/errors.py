@@ -31,8 +31,8 @@ def is_damage(error: sqlite3.Error, path: Path) -> bool:
         return isinstance(error, sqlite3.DatabaseError)
     if code == sqlite3.SQLITE_IOERR_SHORT_READ or code & 0xFF in _DAMAGE:
         return True
-    if code & 0xFF == sqlite3.SQLITE_CANTOPEN:
-        return not path.exists()
+    if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR) and not path.is_file():
+        return True
     return bool(code == sqlite3.SQLITE_ERROR)  # No such table: the file is another's.
 
 
@@ -43,6 +43,8 @@ def describe(error: Exception, path: Path) -> str:
         name = getattr(error, "sqlite_errorname", type(error).__name__)
         if not path.exists():
             hint = "the file is gone"
+        elif not path.is_file():
+            hint = "it is not a file"
         else:
             hint = _HINTS.get(code & 0xFF, str(error)) if code is not None else str(error)
         return f"{path}: {hint} ({name}: {error})"
@@ -61,6 +63,13 @@ def store_error(error: Exception, path: Path) -> ReplayError:
     """The ReplayError for trouble with a whole file of a store."""
     damaged = isinstance(error, sqlite3.Error) and is_damage(error, path)
     return ReplayError(describe(error, path), retryable=not damaged)
+
+
+def write_error(error: Exception, path: Path) -> ReplayError:
+    """The ReplayError for a file that could not be written. Whatever is the matter with it,
+    what was to be written is not at fault: it will be when the disk is put right, or goes
+    into the next file."""
+    return ReplayError(describe(error, path), retryable=True)
 
 
 def damage_error(where: str, detail: str) -> ReplayError:

@@ -24,7 +24,7 @@ from .chunks import (
     encode_run,
     key_checksum,
 )
-from .errors import store_error
+from .errors import store_error, write_error
 from .records import OPEN, Content, OpenGroup, Part, Totals
 from .schema import (
     CHECKPOINT_PAGES,
@@ -100,7 +100,7 @@ class SliceWriter:
                 remove_files(path)
                 raise
         except (sqlite3.Error, OSError) as error:
-            raise store_error(error, path) from error
+            raise write_error(error, path) from error
         return cls(path, number, connection)
 
     def write(
@@ -130,7 +130,7 @@ class SliceWriter:
         except sqlite3.IntegrityError as error:
             raise refused("a group of this batch was recorded before") from error
         except sqlite3.Error as error:
-            raise store_error(error, self.path) from error
+            raise write_error(error, self.path) from error
         if rows.packs:
             self._packed[track] = rows.packs[-1][2]
         return rows.written
