@@ -28,13 +28,18 @@ class Expiry:
         self.max_latency = max_latency
         self.exempt_end: int = 0
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether any group can expire."""
+        return self.max_latency != math.inf
+
     def is_expired(self, sequence: int, first_us: int | None = None) -> bool:
         """Whether a group is too old to be sent.
 
         ``first_us`` is its first timestamp, where it is known and the group may have left
         memory.
         """
-        if self.max_latency == math.inf or sequence < self.exempt_end:
+        if not self.is_limited or sequence < self.exempt_end:
             return False
         log = self._log
         latest = log.latest
@@ -59,7 +64,7 @@ class Expiry:
         That is ``sequence`` itself where it is not expired, or where only its content could
         tell. What is older than everything in memory is taken to be as old as the oldest.
         """
-        if self.max_latency == math.inf or sequence < self.exempt_end:
+        if not self.is_limited or sequence < self.exempt_end:
             return sequence
         end = sequence
         while (following := self._log.first_from(end)) is not None:

@@ -48,6 +48,7 @@ class GroupSender:
 
     Attributes:
         blocked_since: Trio time since when the subscriber has taken nothing; None if it does.
+        first_us: the first timestamp, once it is known.
         is_over: whether all of it was sent, or it was given up.
         is_parked: whether all there is of it was sent, when it was last advanced.
         sent: the bytes the transport has taken.
@@ -57,7 +58,6 @@ class GroupSender:
         "_answer",
         "_backoff",
         "_finish",
-        "_first_us",
         "_open_stream",
         "_pending",
         "_piece",
@@ -68,6 +68,7 @@ class GroupSender:
         "_ticks",
         "_timescale",
         "blocked_since",
+        "first_us",
         "is_over",
         "is_parked",
         "sent",
@@ -90,7 +91,6 @@ class GroupSender:
         self._timescale = timescale
         self._ticks = 0
         self._taken = 0
-        self._first_us: int | None = None
         self._prefix = header
         self._answer: Ready[Sequence[Frame]] | Pending | Parked | End | None = None
         self._piece = b""
@@ -98,6 +98,7 @@ class GroupSender:
         self._pending: Pending | None = None
         self.stream: SendStream | None = None
         self.blocked_since: float | None = None
+        self.first_us: int | None = None
         self.is_over: bool = False
         self.is_parked: bool = False
         self.sent: int = 0
@@ -217,7 +218,7 @@ class GroupSender:
             answer = self._reader.poll_frames(PIECE_BYTES)
         except ReplayError as error:
             if not error.retryable:
-                self._answered()
+                self._read_to_its_end()
                 raise
             waiting = self._backoff.failed()
             if waiting is None:
@@ -225,19 +226,20 @@ class GroupSender:
             return waiting
         if isinstance(answer, Ready):
             self._taken += len(answer.value)
-            if self._first_us is None:
-                self._first_us = answer.value[0].timestamp_us
+            if self.first_us is None:
+                self.first_us = answer.value[0].timestamp_us
         if not isinstance(answer, Pending):
-            self._answered()
+            self._backoff.answered()
+        if isinstance(answer, End):
+            self._read_to_its_end()
         return answer
 
-    def _answered(self) -> None:
-        self._backoff.answered()
+    def _read_to_its_end(self) -> None:
         if not self.is_live:
             self._resolver.retries.answered()
 
     def _check_expiry(self) -> None:
-        if self._resolver.expiry.is_expired(self.sequence, self._first_us):
+        if self._resolver.expiry.is_expired(self.sequence, self.first_us):
             raise ReplayError(
                 f"group {self.sequence} lags behind the latest by more than "
                 f"{self._resolver.expiry.max_latency} s",

@@ -32,8 +32,9 @@ from .ahead import Ahead
 from .control import ControlStream
 from .group_sender import GroupSender, Progress
 from .latency import from_wire
+from .outgoing import OutgoingStreams
 from .pins import PinLimit
-from .priorities import StreamPriorities, request_priority
+from .priorities import request_priority
 
 logger: logging.Logger = logging.getLogger("moqtrio.session")
 
@@ -92,7 +93,7 @@ class SubscriptionServer:
         self._log = track.log
         self._id = request.subscribe_id
         priority = request_priority(request.priority, track.info)
-        self._priorities = StreamPriorities(connection, priority)
+        self._outgoing = OutgoingStreams(connection, priority)
         self._limits = ServingLimits() if limits is None else limits
         self._resolver = Resolver(
             track.log,
@@ -161,6 +162,8 @@ class SubscriptionServer:
             raise ReplayError("the track was aborted", code=self._log.aborted, retryable=False)
         if not self._started and not self._start(nursery):
             return False
+        for sequence in self._outgoing.reset_expired(self._resolver.expiry):
+            self._respond(SubscribeDrop(sequence, sequence + 1, StreamCode.OLD))
         moved = False
         self._blocked = 0
         for sender in tuple(self._senders):
@@ -195,7 +198,7 @@ class SubscriptionServer:
             answer = self._resolver.poll_next()
             if isinstance(answer, Ready):
                 if not isinstance(answer.value, LiveReader):
-                    self._priorities.set_live(False, self._streams)
+                    self._outgoing.fall_behind()
                 sender = self._make_sender(answer.value)
                 self._senders.append(sender)
                 self._ahead.begin(sender)
@@ -206,7 +209,7 @@ class SubscriptionServer:
                 self._resolver_wait(answer, nursery)
                 return moved
             else:  # parked at the edge, or at the subscription's end
-                self._priorities.set_live(True, self._streams)
+                self._outgoing.catch_up()
                 return moved
         return True  # there may be more, after the others had their turn
 
@@ -214,7 +217,7 @@ class SubscriptionServer:
         return GroupSender(
             reader,
             self._resolver,
-            self._priorities.open_stream,
+            self._outgoing.open_stream,
             header=encode_group_header(self._id, reader.sequence),
             timescale=self._track.info.timescale,
         )
@@ -239,8 +242,7 @@ class SubscriptionServer:
             self._ahead.count(sender, sender.sent - before)
         if progress is Progress.OVER:
             self._senders.remove(sender)
-            assert sender.stream is not None
-            self._priorities.handed_over(sender.stream)
+            self._outgoing.handed_over(sender)
         elif progress is Progress.PENDING:
             self._block(sender)
             nursery.start_soon(self._wait_for, sender.wait_for_store, sender.store_ready)
@@ -373,7 +375,7 @@ class SubscriptionServer:
         self._stop_waiting_for_resolver()  # what is wanted now may be there
         priority = request_priority(update.priority, self._track.info)
         self._resolver.priority = priority
-        self._priorities.set_request(priority, self._streams)
+        self._outgoing.set_request(priority, self._streams())
         self._wakeup.set()
 
     def _describe(self) -> str:

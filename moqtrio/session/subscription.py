@@ -25,6 +25,7 @@ from ..model import RangeSet, TrackInfo, Wakeup
 from ..wire.lite import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeStart, SubscribeUpdate
 from .control import ControlStream
 from .group_stream import StreamGroupConsumer
+from .latency import to_wire
 
 logger: logging.Logger = logging.getLogger("moqtrio.session")
 
@@ -188,6 +189,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         end: int | EllipsisType | None = ...,
         start: int | None = None,
         priority: int | None = None,
+        max_latency: float | None = None,
     ) -> None:
         """Change what is asked for. What is not given stays as it is.
 
@@ -195,6 +197,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             end: the new end (half-open), None for no end.
             start: skip ahead to this sequence; going back is not possible.
             priority: 0 to 255.
+            max_latency: seconds a group may lag behind the latest.
 
         Raises ValueError, having changed nothing, where the range or a number is impossible.
         Cancelling it may leave the change half sent; then close the subscription.
@@ -204,6 +207,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             start=self._request.start if start is None else start,
             end=self._request.end if end is ... else end,
             priority=self._request.priority if priority is None else priority,
+            max_latency=self._request.max_latency if max_latency is None else to_wire(max_latency),
         )
         update = SubscribeUpdate(
             priority=request.priority,
