@@ -69,7 +69,7 @@ async def test_a_store_in_order(tmp_path: Path) -> None:
     assert report.clean
     assert report.problems == ()
     frames = 15 + 3 * (10 * 3 + 40 + 2) + 1
-    assert attrs.astuple(report)[1:] == (4, 1 + 3 * 12 + 1, frames, report.bytes, 0, 0, ())
+    assert attrs.astuple(report)[1:] == (4, 1 + 3 * 12 + 1, frames, report.bytes, 0, 0, 0, ())
     assert report.bytes == SIZE * (15 + 120) + 100 * (90 + 6 + 1)
     assert contents(tmp_path) == before, "looking leaves nothing behind"
     assert calls[-1].bytes <= calls[-1].total_bytes

@@ -79,6 +79,8 @@ class VerifyReport:
         slices, groups, frames, bytes: how much was read and found in order; bytes of payload.
         unfinished: groups without an end: still being recorded, or cut short when what
             recorded them was stopped. Those are no damage.
+        gaps: recorded gaps: where groups were lost before they could be recorded, which
+            subscribers are told. Those are no damage either.
         problem_count: how many problems there are.
         problems: the first 1000 of them.
     """
@@ -89,6 +91,7 @@ class VerifyReport:
     frames: int
     bytes: int
     unfinished: int
+    gaps: int
     problem_count: int
     problems: Sequence[Problem]
 

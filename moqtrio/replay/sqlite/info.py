@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attrs
 
+from ..target import GapWrite
 from .catalog import ACTIVE, SliceRow, TrackRow
 from .errors import describe
 from .looking import CatalogView, looking_at, read_catalog
@@ -29,6 +30,7 @@ class StoredTrack:
         groups, frames, bytes: how much is held; bytes of payload.
         first_timestamp_us, last_timestamp_us: the smallest and the largest timestamp.
         slices: how many files hold some of it.
+        gaps: where groups were lost before they could be recorded.
         created: when it was first recorded, in seconds since the Unix epoch.
     """
 
@@ -44,6 +46,7 @@ class StoredTrack:
     first_timestamp_us: int | None
     last_timestamp_us: int | None
     slices: int
+    gaps: Sequence[GapWrite]
     created: float
 
     @property
@@ -108,7 +111,7 @@ def inspect_store(path: str | os.PathLike[str]) -> StoreInfo:
     view = read_catalog(directory)
     rows = view.slices
     slices = [look_at_slice(view, row) for row in rows]
-    return StoreInfo(directory, view.version, [_sum_up(each, rows) for each in view.tracks], slices)
+    return StoreInfo(directory, view.version, [_sum_up(view, each) for each in view.tracks], slices)
 
 
 def look_at_slice(view: CatalogView, row: SliceRow) -> StoredSlice:
@@ -125,8 +128,8 @@ def look_at_slice(view: CatalogView, row: SliceRow) -> StoredSlice:
     return StoredSlice(path, row.state, row.created, row.recorded, file_bytes(path), problem)
 
 
-def _sum_up(track: TrackRow, rows: Sequence[SliceRow]) -> StoredTrack:
-    contents = [row.contents[track.id] for row in rows if track.id in row.contents]
+def _sum_up(view: CatalogView, track: TrackRow) -> StoredTrack:
+    contents = [row.contents[track.id] for row in view.slices if track.id in row.contents]
     total = Content()
     for content in contents:
         total.add(content)
@@ -144,5 +147,6 @@ def _sum_up(track: TrackRow, rows: Sequence[SliceRow]) -> StoredTrack:
         total.totals.first_us,
         total.totals.last_us,
         len(contents),
+        tuple(view.gaps.get(track.id, ())),
         track.created,
     )

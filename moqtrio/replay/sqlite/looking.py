@@ -7,7 +7,7 @@ Everything here blocks, and belongs in a worker thread.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
@@ -102,27 +102,20 @@ def _describe_place(directory: Path) -> str:
 
 
 def select_tracks(
-    view: CatalogView, broadcast: str | None, track: str | None
-) -> Sequence[TrackRow]:
-    """The tracks of that broadcast and name, None being any.
+    directory: Path, tracks: Collection[TrackRow], broadcast: str | None, track: str | None
+) -> list[TrackRow]:
+    """Those of ``tracks`` of that broadcast and name, None being any.
 
     Raises ReplayError where there are none, saying which there are.
     """
     found = [
-        row
-        for row in view.tracks
-        if broadcast in (None, row.broadcast) and track in (None, row.name)
+        row for row in tracks if broadcast in (None, row.broadcast) and track in (None, row.name)
     ]
     if found or (broadcast is None and track is None):
         return found
-    wanted = " ".join(
-        f"{what} {name!r}"
-        for what, name in (("broadcast", broadcast), ("track", track))
-        if name is not None
-    )
-    raise ReplayError(
-        f"{view.directory} has no {wanted}: {describe_tracks(view.tracks)}", retryable=False
-    )
+    pairs = (("broadcast", broadcast), ("track", track))
+    wanted = " ".join(f"{what} {name!r}" for what, name in pairs if name is not None)
+    raise ReplayError(f"{directory} has no {wanted}: {describe_tracks(tracks)}", retryable=False)
 
 
 def describe_tracks(tracks: Collection[TrackRow]) -> str:

@@ -85,7 +85,8 @@ class ReadOnlyStore:
 
     def track(self, broadcast: str, name: str) -> ReadOnlyTrack:
         """The track of that name. Raises ReplayError where there is none, saying which are."""
-        (row,) = select_tracks(self._view, broadcast, name)
+        view = self._view
+        (row,) = select_tracks(view.directory, view.tracks, broadcast, name)
         return self._tracks[row.id]
 
     def tracks(self) -> list[ReadOnlyTrack]:

@@ -60,6 +60,7 @@ class _Verifier:
     slices: int = 0
     groups: int = 0
     totals: Totals = attrs.Factory(Totals)
+    gaps: int = 0
     problem_count: int = 0
     problems: list[Problem] = attrs.Factory(list)
     joins: Joins = attrs.Factory(Joins)
@@ -76,6 +77,7 @@ class _Verifier:
             self.totals.frames,
             self.totals.bytes,
             len(self.joins),
+            self.gaps,
             self.problem_count,
             tuple(self.problems),
         )
@@ -101,7 +103,12 @@ class _Verifier:
         self.names = {row.id: row for row in view.tracks}
         wanted = None
         if broadcast is not None or track is not None:
-            wanted = {row.id for row in select_tracks(view, broadcast, track)}
+            wanted = {
+                row.id for row in select_tracks(self.directory, view.tracks, broadcast, track)
+            }
+        self.gaps = sum(
+            len(gaps) for track, gaps in view.gaps.items() if wanted is None or track in wanted
+        )
         self._check_strays(on_disk, view.numbers)
         self._check_sequences(view, wanted)
         rows = [row for row in view.slices if wanted is None or _concerns(row, wanted)]
