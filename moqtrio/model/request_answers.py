@@ -27,7 +27,10 @@ class _Absence:
 
 
 class RecentAnswers:
-    """Finished groups, as many as fit, and for a short time what is missing or failed."""
+    """Finished groups, as many as fit, and for a short time what is missing or failed.
+
+    The latest group is kept in any case: who waited for it has yet to come for it.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -54,7 +57,7 @@ class RecentAnswers:
         before = self._groups.pop(group.sequence, None)
         self._groups[group.sequence] = group
         self.bytes += group.size - (0 if before is None else before.size)
-        while self.bytes > self._max_bytes:
+        while self.bytes > self._max_bytes and len(self._groups) > 1:
             _, oldest = self._groups.popitem(last=False)
             self.bytes -= oldest.size
 

@@ -134,6 +134,7 @@ class Track:
                 Beyond it those who ask wait.
             buffer_bytes: memory for one group while it is written. Larger ones flow through.
             cache_bytes: memory for groups that were answered, for others who ask soon after.
+                The latest one stays in any case.
 
         Raises ProtocolError where the track has a store, or has such a channel already that
         was not closed.
