@@ -52,6 +52,23 @@ async def test_a_subscription_starts_at_a_time(autojump_clock: trio.testing.Mock
         assert await pair.client.find_time("b", "t", times[9] + 30) == 10
 
 
+async def test_history_is_found_in_the_store(autojump_clock: trio.testing.MockClock) -> None:
+    origin = Origin()
+    target = MemoryTrack()
+    track = origin.create_broadcast("b").create_track("t", store=Recording(target))
+    times = []
+    for _ in range(10):
+        times.append(now_of(track))
+        publish(track)
+        await record(track, target, 1)
+        await trio.sleep(60)
+    assert track.statistics().groups == 1, "the others have left memory"
+    async with session_pair(origin) as pair:
+        for sequence, when in enumerate(times):
+            assert await pair.client.find_time("b", "t", when) == sequence
+        assert await pair.client.find_time("b", "t", now_of(track)) == 10
+
+
 async def test_nothing_that_young_is_what_comes_next(
     autojump_clock: trio.testing.MockClock,
 ) -> None:
@@ -140,7 +157,7 @@ async def test_without_an_index_it_says_what_to_do() -> None:
             async with pair.client.subscribe("b", "t", start_time=1.0):
                 pass
         assert raised.value.code == StreamCode.NOT_FOUND
-        with pytest.raises(RequestError, match="b/none: "):
+        with pytest.raises(RequestError, match="b/none: the publisher refused"):
             await pair.client.find_time("b", "none", 1.0)
         with pytest.raises(RequestError, match="unroutable"):
             await pair.client.find_time("none", "t", 1.0)
@@ -258,7 +275,7 @@ STEPS = st.lists(
         st.sampled_from(["open", "late", "write", "write", "end", "wait", "wait", "record"]),
         st.integers(0, 5),
     ),
-    min_size=3,
+    min_size=8,
     max_size=40,
 )
 
@@ -294,6 +311,7 @@ class Application:
                 group.finish()
             case "wait":
                 await trio.sleep(0.3 + step.number)
+                self.track.log.evict()
             case "record" if self.target is not None:
                 await record(self.track, self.target, 1 + step.number)
 
