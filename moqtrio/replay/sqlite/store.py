@@ -158,6 +158,10 @@ class SqliteStore:
             track = self._add_track(row)
         return track
 
+    def find(self, broadcast: str, name: str) -> SqliteTrack | None:
+        """The track of that name, if there is one."""
+        return self._tracks.get((broadcast, name))
+
     @property
     def shelf(self) -> Shelf:
         """The slices; for stores that copy them elsewhere."""

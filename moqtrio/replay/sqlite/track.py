@@ -189,6 +189,10 @@ class SqliteTrack(SlicedTrack[SliceFile]):
         """The groups that are being recorded."""
         return self._open
 
+    def open_parts(self) -> dict[int, OpenGroup]:
+        """What is known of the groups that are being recorded."""
+        return dict(self._open)
+
     def open_heads(self) -> set[int]:
         """The slices that groups begin in which are being recorded."""
         return {group.head for group in self._open.values()}

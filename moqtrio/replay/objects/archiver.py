@@ -1,0 +1,461 @@
+"""Archives sealed slices as objects, and keeps the manifest that says which there are.
+
+One task does all of it. What fails is tried again for as long as it takes, and nothing else
+waits for it: recording and live go on, and the slices stay on the disk meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from datetime import timedelta
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+import trio
+
+from ...errors import ReplayError
+from ..sqlite.shelf import Shelf, Slice
+from ..sqlite.store import SqliteStore
+from ..sqlite.track import SqliteTrack
+from .answers import SLICES, Conflict, Version
+from .collection import Collection
+from .manifest import Manifest, encode_manifest
+from .revise import LEASE, ArchivedSlice, Revision
+from .store import read_manifest
+from .writer import ObjectWriter, TrackName
+
+if TYPE_CHECKING:
+    from .client import ObjectClient
+
+logger: logging.Logger = logging.getLogger("moqtrio.objects")
+
+T = TypeVar("T")
+
+_FIRST_DELAY, _LARGEST_DELAY = 0.5, 30.0
+_SWEEP_SECONDS = 3600.0
+_SWEPT_AT_ONCE = 1000
+
+
+@attrs.frozen
+class ArchiveSettings:
+    """Seconds: how long objects are kept, how long they still exist for readers that have an
+    older manifest, how old an object must be to be taken for a left-over, and how often a
+    writer that was refused looks for what is new."""
+
+    retention: float | None
+    grace: float
+    orphan_age: float
+    interval: float
+
+
+@attrs.define(eq=False)
+class ArchiveCounters:
+    """What was counted since the store was opened."""
+
+    slices: int = 0
+    bytes: int = 0
+    lost_slices: int = 0
+    removed_slices: int = 0
+    swept_objects: int = 0
+    failures: int = 0
+    last_error: str | None = None
+
+
+class Refused(Exception):
+    """Another writer has the manifest now."""
+
+
+class _Stopped(Exception):
+    """Nobody waits for this upload any more."""
+
+
+class Archiver:
+    """See the module's docstring. Also the guard of the slices on the disk."""
+
+    def __init__(
+        self, client: ObjectClient, collection: Collection, settings: ArchiveSettings
+    ) -> None:
+        self.counters: ArchiveCounters = ArchiveCounters()
+        self.state: str = "starting"
+        self._client = client
+        self._collection = collection
+        self._settings = settings
+        self._writer = secrets.token_hex(8)
+        self._hot: SqliteStore | None = None
+        self._hot_id = ""
+        self._version: Version | None = None
+        self._claimed = False
+        self._doubtful = False  # a put of ours may or may not have happened
+        self._archived: dict[int, int] = {}  # by number on the disk, the object's number
+        self._on_disk: dict[int, int] = {}  # the other way round
+        self._unreadable: set[int] = set()
+        self._deleted: set[str] = set()
+        self._leases: dict[int, int] = {}  # by epoch, what the manifest says was reserved
+        self._wanted: dict[int, int] = {}  # by epoch, what is to be reserved
+        self._swept_at: float | None = None
+        self._failed_in_a_row = 0
+        self._progress = trio.Event()
+        # Not shared with reads, nor with the store on the disk: they must not wait for this.
+        self._limiter = trio.CapacityLimiter(2)
+
+    # Opening.
+
+    async def begin(self, hot: SqliteStore, hot_id: str) -> None:
+        """Become the writer, if the object store answers.
+
+        Raises ReplayError where it never can: it has no conditional puts, say.
+        """
+        self._hot, self._hot_id = hot, hot_id
+        try:
+            await self._claim(adopt=True)
+        except Refused as error:
+            self._refuse(error)
+        except ReplayError as error:
+            if not error.retryable:
+                raise
+            self._note_failure(error)
+
+    async def run(self) -> None:
+        """Archive until cancelled. Never raises."""
+        shelf = self._shelf
+        while self.state != "refused":
+            changed = shelf.changed
+            try:
+                if not self._claimed:
+                    await self._claim(adopt=False)
+                await self._work()
+                self._note_success()
+                delay = self._next_deadline() - shelf.now()
+            except Refused as error:
+                self._refuse(error)
+                break
+            except ReplayError as error:
+                delay = self._note_failure(error)
+            with trio.move_on_after(max(delay, 0.0)):
+                await changed.wait()
+        await self._follow()
+
+    async def flush(self) -> None:
+        """Wait until every slice that is sealed now is archived.
+
+        Raises ReplayError where another writer has taken over.
+        """
+        numbers = {each.number for each in self._shelf.sealed()}
+        self._shelf.notify()
+        while numbers & {each.number for each in self.pending()}:
+            if self.state == "refused":
+                raise ReplayError(
+                    f"nothing is archived any more: {self.counters.last_error}", retryable=False
+                )
+            await self._progress.wait()
+
+    def pending(self) -> list[Slice]:
+        """The slices that are still to be archived, oldest first."""
+        return [each for each in self._shelf.sealed() if self._is_wanted(each)]
+
+    def on_disk(self, number: int) -> bool:
+        """Whether the slice an object was made from is still on the disk."""
+        found = self._on_disk.get(number)
+        return found is not None and self._shelf.has_slice(found)
+
+    # For the slices on the disk: see SliceGuard.
+
+    def may_expire(self, each: Slice) -> bool:
+        """A slice may go once it is archived, and so is all that its groups go on in; or
+        where it is too old to be archived at all."""
+        if self._hot is None:
+            return False
+        if self._is_outdated(each.recorded) or each.number in self._unreadable:
+            return True
+        return each.number in self._archived and not self._shelf.goes_on(each, self._is_archived)
+
+    def dropped(self, each: Slice) -> None:
+        """A slice is going; if it is not archived, its groups are lost."""
+        if self._is_archived(each) or self._is_outdated(each.recorded):
+            return
+        counters = self.counters
+        counters.lost_slices += 1
+        logger.error(
+            "slice %d had to go before it was archived (%d so far): the disk has no room for "
+            "more, and the object store is slower than the tracks, or failing (%s)",
+            each.number,
+            counters.lost_slices,
+            counters.last_error or "no error so far",
+        )
+
+    def check_reserve(self, track: SqliteTrack, end: int) -> None:
+        """Sequences beyond what the manifest reserves would be used twice, were the disk lost."""
+        lease_end = self._leases.get(track.row.epoch)
+        if lease_end is None or end <= lease_end:
+            return
+        self._wanted[track.row.epoch] = end
+        self._shelf.notify()
+        raise ReplayError(
+            f"track {track.key.label}: sequences from {lease_end} on are not reserved in "
+            f"{self._client.label} yet"
+        )
+
+    # Changing the manifest.
+
+    async def _claim(self, *, adopt: bool) -> None:
+        """Become the writer. Raises Refused where another is quicker, and ReplayError."""
+        await self._in_thread(self._client.probe)
+        found = await self._in_thread(partial(read_manifest, self._client))
+        manifest, version = found if found is not None else (Manifest("", 0, 0), None)
+        revision = Revision(self._store, manifest)
+        if manifest.writer != self._writer:  # else an earlier attempt has succeeded after all
+            revision.claim(self._writer)
+        adopted = revision.adopt() if adopt else []
+        try:
+            await self._put(revision, version)
+        except Conflict as error:
+            raise Refused(
+                f"another process became the writer of {self._client.label} at the same time"
+            ) from error
+        for row in adopted:
+            self._store.adopt(row.broadcast, row.name, row.epoch, row.lease_end - LEASE)
+        self._claimed = True
+        self._learn_archived()
+        if manifest.slices:
+            logger.info("%s: %d slices", self._client.label, len(manifest.slices))
+
+    async def _update(self, change: Callable[[Revision], None]) -> None:
+        """Change the manifest. Raises Refused where it has another writer, and ReplayError."""
+        while True:
+            if self._doubtful:
+                await self._read_own()
+            revision = Revision(self._store, self._collection.manifest)
+            change(revision)
+            revision.forget_doomed(self._deleted)
+            try:
+                await self._put(revision, self._version)
+            except Conflict:
+                self._doubtful = True
+            else:
+                self._deleted -= revision.forgotten
+                return
+
+    async def _put(self, revision: Revision, version: Version | None) -> None:
+        manifest = revision.finish(self._wanted)
+        for row in manifest.tracks.values():
+            # A numbering that is new there counts from now on: the put may well succeed.
+            self._leases.setdefault(row.epoch, row.lease_end)
+        self._doubtful = True
+        self._version = await self._in_thread(
+            lambda: self._client.put_manifest(encode_manifest(manifest), version)
+        )
+        self._doubtful = False
+        self._accept(manifest)
+
+    async def _read_own(self) -> None:
+        """Find out which of our puts have happened."""
+        found = await self._in_thread(partial(read_manifest, self._client))
+        if found is None:
+            raise Refused(f"the manifest in {self._client.label} was removed")
+        manifest, self._version = found
+        if manifest.writer != self._writer:
+            raise Refused(
+                f"another process is the writer of {self._client.label} since: two servers must "
+                "not archive to the same place"
+            )
+        self._doubtful = False
+        self._accept(manifest)
+        self._learn_archived()
+
+    def _accept(self, manifest: Manifest) -> None:
+        self._leases.update((row.epoch, row.lease_end) for row in manifest.tracks.values())
+        for epoch, end in list(self._wanted.items()):
+            if self._leases.get(epoch, end) >= end:
+                del self._wanted[epoch]
+        self._collection.apply(manifest)
+
+    def _learn_archived(self) -> None:
+        prefix = f"{self._hot_id}/"
+        self._archived = {
+            int(each.source.removeprefix(prefix)): each.number
+            for each in self._collection.manifest.slices.values()
+            if each.source.startswith(prefix)
+        }
+        self._on_disk = {number: found for found, number in self._archived.items()}
+
+    # What there is to do.
+
+    async def _work(self) -> None:
+        if self._wanted or Revision(self._store, self._collection.manifest).lease_is_due():
+            await self._update(lambda revision: None)
+        while pending := self.pending():
+            await self._archive(pending[0])
+            self._note_progress()
+        await self._remove_expired()
+        await self._delete_doomed()
+        await self._sweep()
+
+    async def _archive(self, each: Slice) -> None:
+        rows = [track.row for track in self._store.tracks()]
+        tracks = {row.id: TrackName(row.broadcast, row.name, row.epoch) for row in rows}
+        writer = ObjectWriter(
+            self._shelf.file(each.number), {key: tracks[key] for key in each.contents}
+        )
+        name = f"{SLICES}/{each.number:08d}-{secrets.token_hex(8)}"
+        try:
+            await self._upload(name, writer)
+        except ReplayError as error:
+            if error.retryable:
+                raise
+            self._unreadable.add(each.number)
+            self.counters.lost_slices += 1
+            logger.error("slice %d cannot be archived: %s", each.number, error)
+            return
+        source = f"{self._hot_id}/{each.number}"
+        made = ArchivedSlice(name, source, writer.size, writer.directory_at, each)
+        await self._update(lambda revision: revision.add_slice(made))
+        self._learn_archived()
+        self.counters.slices += 1
+        self.counters.bytes += writer.size
+        self._shelf.notify()
+
+    async def _upload(self, name: str, writer: ObjectWriter) -> None:
+        stopped = threading.Event()
+
+        def pieces() -> Iterator[bytes]:
+            for piece in writer.pieces():
+                if stopped.is_set():
+                    raise _Stopped
+                yield piece
+
+        try:
+            await self._in_thread(lambda: self._client.put(name, pieces()))
+        finally:
+            stopped.set()
+
+    async def _remove_expired(self) -> None:
+        manifest = self._collection.manifest
+        expired = [each for each in manifest.slices.values() if self._is_outdated(each.recorded)]
+        if not expired:
+            return
+        now = self._shelf.now()
+        numbers = [each.number for each in expired]
+        await self._update(lambda revision: revision.remove_slices(numbers, now))
+        self.counters.removed_slices += len(expired)
+
+    async def _delete_doomed(self) -> None:
+        now, grace = self._shelf.now(), self._settings.grace
+        names = [
+            each.name
+            for each in self._collection.manifest.doomed
+            if now - each.since >= grace and each.name not in self._deleted
+        ]
+        if names:
+            await self._in_thread(lambda: self._client.delete(names))
+            self._deleted.update(names)
+
+    async def _sweep(self) -> None:
+        """Delete what crashes between an object and its entry in the manifest have left."""
+        now = self._shelf.now()
+        if self._swept_at is not None and now - self._swept_at < _SWEEP_SECONDS:
+            return
+        manifest = self._collection.manifest
+        known = {each.name for each in manifest.slices.values()}
+        known.update(each.name for each in manifest.doomed)
+        age = timedelta(seconds=self._settings.orphan_age)
+        orphans = await self._in_thread(partial(_find_orphans, self._client, known, age))
+        if orphans:
+            # Who has been replaced does not know which objects are its successor's.
+            await self._read_own()
+            await self._in_thread(lambda: self._client.delete(orphans))
+            self.counters.swept_objects += len(orphans)
+        self._swept_at = now
+
+    async def _follow(self) -> None:
+        """Read on as any reader does."""
+        while True:
+            try:
+                found = await self._in_thread(partial(read_manifest, self._client, self._version))
+                if found is not None:
+                    manifest, self._version = found
+                    self._collection.apply(manifest)
+            except ReplayError as error:
+                logger.debug("what is new cannot be seen, for now: %s", error)
+            await trio.sleep(self._settings.interval)
+
+    def _next_deadline(self) -> float:
+        manifest, settings = self._collection.manifest, self._settings
+        deadlines = [(self._swept_at or 0.0) + _SWEEP_SECONDS]
+        if settings.retention is not None:
+            deadlines += [each.recorded + settings.retention for each in manifest.slices.values()]
+        deadlines += [
+            each.since + settings.grace
+            for each in manifest.doomed
+            if each.name not in self._deleted
+        ]
+        return min(deadlines)
+
+    def _is_wanted(self, each: Slice) -> bool:
+        if each.number in self._archived or each.number in self._unreadable:
+            return False
+        return not self._is_outdated(each.recorded)
+
+    def _is_archived(self, each: Slice) -> bool:
+        return each.number in self._archived or each.number in self._unreadable
+
+    def _is_outdated(self, recorded: float) -> bool:
+        retention = self._settings.retention
+        return retention is not None and self._shelf.now() - recorded >= retention
+
+    # How it goes.
+
+    def _note_success(self) -> None:
+        if self.state == "failing":
+            logger.warning("%s: archiving goes on", self._client.label)
+        self.state = "archiving"
+        self._failed_in_a_row = 0
+        self._note_progress()
+
+    def _note_failure(self, error: ReplayError) -> float:
+        """Count and report a failure; returns how many seconds to wait before the next try."""
+        self.counters.failures += 1
+        self.counters.last_error = str(error)
+        delay: float = min(_FIRST_DELAY * 2 ** min(self._failed_in_a_row, 10), _LARGEST_DELAY)
+        self._failed_in_a_row += 1
+        if self.state != "failing":
+            logger.error("archiving failed, and is tried again; live goes on: %s", error)
+        self.state = "failing"
+        return delay * random.uniform(0.5, 1.0)
+
+    def _refuse(self, error: Refused) -> None:
+        self.state = "refused"
+        self.counters.last_error = str(error)
+        logger.error("nothing is archived any more, recording goes on: %s", error)
+        self._note_progress()
+
+    def _note_progress(self) -> None:
+        progress, self._progress = self._progress, trio.Event()
+        progress.set()
+
+    @property
+    def _store(self) -> SqliteStore:
+        assert self._hot is not None, "begin() comes first"
+        return self._hot
+
+    @property
+    def _shelf(self) -> Shelf:
+        return self._store.shelf
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+
+
+def _find_orphans(client: ObjectClient, known: set[str], age: timedelta) -> Sequence[str]:
+    """Objects that are in no manifest and were made long before the last one. Blocks."""
+    now = client.manifest_time()  # by the same clock as the objects' times
+    orphans: list[str] = []
+    for some in client.list():
+        orphans += [name for name, made in some if name not in known and now - made >= age]
+        if len(orphans) >= _SWEPT_AT_ONCE:
+            break
+    return orphans

@@ -1,0 +1,144 @@
+"""The manifest in memory, and the tracks in it, as whoever reads them sees them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeVar
+
+import attrs
+import trio
+
+from ...errors import ReplayError
+from ..sqlite.cache import Cache
+from ..sqlite.extents import Extent, Piece
+from ..sqlite.loads import Reading
+from .index import IndexCache
+from .manifest import Manifest, ManifestTrack
+from .track import ObjectTrack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .client import ObjectClient
+
+T = TypeVar("T")
+
+LARGEST_LOAD = 4 * 2**20
+_READER_THREADS = 8
+_INDEX_BYTES = 16 * 2**20
+_REST_SECONDS = 0.5
+
+
+@attrs.define(eq=False)
+class ObjectReading(Reading):
+    """Runs loads in threads of their own, which nobody waits for once it is closed.
+
+    A request to an endpoint that does not answer keeps its thread until it times out. So
+    that those who wait for a thread do not wait for that one after the other, what fails
+    makes all loads fail for a moment: whoever wants them asks again.
+    """
+
+    _failed: ReplayError | None = None
+    _rest_until: float = 0.0
+    _limiter: trio.CapacityLimiter = attrs.Factory(lambda: trio.CapacityLimiter(_READER_THREADS))
+
+    async def run(self, read: Callable[[], Extent | Piece]) -> Extent | Piece:
+        """Run ``read`` in a worker thread, and count it. Cancelling it abandons the thread."""
+        entry = await self._run(read)
+        self.loaded_bytes += entry.size
+        return entry
+
+    async def look_up(self, read: Callable[[], T]) -> T:
+        """Run ``read``, which brings nothing to keep, as :meth:`run` does."""
+        async with self.slots:
+            return await self._run(read)
+
+    async def _run(self, read: Callable[[], T]) -> T:
+        if self._failed is not None and trio.current_time() < self._rest_until:
+            raise ReplayError(f"{self._failed} (a moment ago)", code=self._failed.code)
+        self.loads += 1
+        try:
+            answer = await trio.to_thread.run_sync(
+                read, abandon_on_cancel=True, limiter=self._limiter
+            )
+        except ReplayError as error:
+            self._failed = error
+            self._rest_until = trio.current_time() + _REST_SECONDS
+            raise
+        self._failed = None
+        return answer
+
+
+class Collection:
+    """See the module's docstring.
+
+    Args:
+        client: where the objects are.
+        cache_bytes: memory for what was read.
+        manifest: what is known so far.
+    """
+
+    def __init__(self, client: ObjectClient, cache_bytes: int, manifest: Manifest) -> None:
+        self.client = client
+        self.manifest: Manifest = attrs.evolve(manifest, tracks={}, slices={})
+        self.indexes: IndexCache = IndexCache(client, min(_INDEX_BYTES, cache_bytes))
+        self.cache: Cache = Cache(cache_bytes)
+        self.reading: ObjectReading = ObjectReading(
+            trio.CapacityLimiter(_READER_THREADS), cache_bytes, largest=LARGEST_LOAD
+        )
+        self._tracks: dict[int, ObjectTrack] = {}
+        self._by_epoch: dict[tuple[str, str, int], ObjectTrack] = {}
+        self.apply(manifest)
+
+    def check_open(self) -> None:
+        """Raise ReplayError once the store is closed."""
+        if self.reading.closed:
+            raise ReplayError(f"the store {self.client.label} is closed", retryable=False)
+
+    def tracks(self) -> list[ObjectTrack]:
+        """The latest numbering of every track."""
+        return [self._tracks[row.id] for row in self.manifest.newest().values()]
+
+    def track(self, broadcast: str, name: str) -> ObjectTrack | None:
+        """The latest numbering of a track; None where there is none."""
+        row = self.manifest.newest().get((broadcast, name))
+        return None if row is None else self._tracks[row.id]
+
+    def numbering(self, broadcast: str, name: str, epoch: int) -> ObjectTrack | None:
+        """One numbering of a track; None where there is none."""
+        return self._by_epoch.get((broadcast, name, epoch))
+
+    def apply(self, manifest: Manifest) -> None:
+        """From now on this is what there is."""
+        before, self.manifest = self.manifest, manifest
+        for row in manifest.tracks.values():
+            self._put_track(row)
+        for number, removed in before.slices.items():
+            if number not in manifest.slices:
+                for owner in removed.contents:
+                    self._tracks[owner].remove(removed)
+        for number, added in manifest.slices.items():
+            if number not in before.slices:
+                for owner in added.contents:
+                    self._tracks[owner].add(added)
+        for track in self._tracks.values():
+            track.wake()
+        self._forget_tracks()
+
+    def close(self) -> None:
+        """Nothing more is read; whoever waits is told so."""
+        self.reading.closed = True
+        for track in self._tracks.values():
+            track.close()
+
+    def _put_track(self, row: ManifestTrack) -> None:
+        track = self._tracks.get(row.id)
+        if track is None:
+            track = ObjectTrack(self, row, self.cache, self.reading)
+            self._tracks[row.id] = track
+            self._by_epoch[row.broadcast, row.name, row.epoch] = track
+        track.put_row(row)
+
+    def _forget_tracks(self) -> None:
+        for number in [each for each in self._tracks if each not in self.manifest.tracks]:
+            row = self._tracks.pop(number).row
+            self._by_epoch.pop((row.broadcast, row.name, row.epoch), None)

@@ -1,0 +1,153 @@
+"""One numbering of a track in objects, and how it is polled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import trio
+
+from ...model.source import Bounds, Missing, Pending, Ready
+from ..gaps import Gaps
+from ..sqlite.cache import Cache
+from ..sqlite.extents import Extent, Piece
+from ..sqlite.loads import Reading
+from ..sqlite.lookup import PieceRequest, RangeRequest, SlicedTrack, TrackKey
+from ..sqlite.reader import SlicedGroupReader
+from .index import ObjectFile
+from .loader import find_recorded_since, load_piece, load_range
+from .manifest import ManifestSlice, ManifestTrack
+
+if TYPE_CHECKING:
+    from .collection import Collection
+
+
+class ObjectTrack(SlicedTrack[ObjectFile]):
+    """One track of an :class:`ObjectStore`: a :class:`~moqtrio.replay.ReplaySource`.
+
+    Polls ask nothing of the network: what is not in the cache is read by a worker thread
+    while the answer is :class:`~moqtrio.replay.Pending`.
+    """
+
+    def __init__(
+        self, collection: Collection, row: ManifestTrack, cache: Cache, reading: Reading
+    ) -> None:
+        super().__init__(TrackKey(row.id, f"{row.broadcast}/{row.name}"), cache, reading)
+        self.row = row
+        self._gaps = Gaps(row.gaps)
+        self._collection = collection
+        self._groups = 0
+        self._bytes = 0
+
+    @property
+    def broadcast(self) -> str:
+        """The path of the broadcast the track belongs to."""
+        return self.row.broadcast
+
+    @property
+    def name(self) -> str:
+        """The track's name within its broadcast."""
+        return self.row.name
+
+    def bounds(self) -> Bounds:
+        """What the objects hold of the track, as far as the manifest is known."""
+        spans = self.spans
+        latest = spans.end - 1 if spans else None
+        return Bounds(spans.oldest, spans.end, self.row.epoch, latest)
+
+    def poll_group(
+        self, sequence: int, *, priority: int = 0
+    ) -> Ready[SlicedGroupReader] | Pending | Missing:
+        """Look for one group; see :class:`~moqtrio.replay.ReplaySource`.
+
+        Raises ReplayError: not retryable for a group that is damaged, was lost before it was
+        recorded, or whose object is gone; retryable where the object store did not answer.
+        """
+        answer = super().poll_group(sequence, priority=priority)
+        return self._gaps.check(sequence, answer) if isinstance(answer, Missing) else answer
+
+    async def find_time(self, when: float) -> int | None:
+        """The smallest sequence of which anything was recorded at or after ``when``; see
+        :class:`~moqtrio.replay.TimeIndex`. Looks into the index of one object at most."""
+        await trio.lowlevel.checkpoint()
+        collection, reading = self._collection, self.reading
+        async with reading.lookups:
+            self._check_readable()
+            slices = collection.manifest.slices
+            place = self.times.find(when, lambda number: slices[number].recorded)
+            if place is None or slices[place.slice].created >= when:
+                return None if place is None else place.lowest
+            look = partial(
+                find_recorded_since,
+                collection.indexes,
+                self.file(place.slice),
+                when,
+                oldest=self.spans.oldest or 0,
+                unreadable=place.lowest,
+            )
+            found = [await reading.look_up(look), place.later]
+        return min((each for each in found if each is not None), default=None)
+
+    # For looking up.
+
+    def check_open(self) -> None:
+        """Raise ReplayError once the store is closed."""
+        self._collection.check_open()
+
+    def has_slice(self, number: int) -> bool:
+        """Whether the manifest has an object."""
+        return number in self._collection.manifest.slices
+
+    def file(self, number: int) -> ObjectFile:
+        """Where an object is."""
+        found = self._collection.manifest.slices[number]
+        key = found.contents[self.row.id].key
+        return ObjectFile(number, found.name, found.size, found.directory_at, key)
+
+    def mean_group_bytes(self) -> int:
+        """The mean size of the groups; 0 where there are none."""
+        return self._bytes // self._groups if self._groups else 0
+
+    def open_groups(self) -> Iterable[int]:
+        """The groups that more may come of."""
+        return self.row.unfinished
+
+    def recorded_frames(self, sequence: int) -> int | None:
+        """How many frames there are of a group that more may come of; None for others."""
+        return self.row.unfinished.get(sequence)
+
+    def load_range(self, request: RangeRequest[ObjectFile]) -> Extent:
+        """Read an extent, in a worker thread. Raises ReplayError (retryable)."""
+        return load_range(self._collection.indexes, request)
+
+    def load_piece(self, request: PieceRequest[ObjectFile]) -> Piece:
+        """Read frames of one group, in a worker thread. Raises ReplayError (retryable)."""
+        return load_piece(self._collection.indexes, request)
+
+    # For the collection.
+
+    def put_row(self, row: ManifestTrack) -> None:
+        """This is what the manifest says of the track now."""
+        self.row = row
+        self._gaps = Gaps(row.gaps)
+
+    def add(self, added: ManifestSlice) -> None:
+        """The manifest has an object more."""
+        found = added.contents[self.row.id]
+        content = found.content
+        if content.first is not None and content.last is not None:
+            if content.first < self.spans.end:
+                self._loads.invalidate(content.first - 1, content.last)
+            self.spans.extend(added.number, content.first, content.last)
+        self._groups += content.groups
+        self._bytes += content.totals.bytes
+        self.times.clear()
+        self.add_continuations(added.number, dict(found.continued))
+
+    def remove(self, removed: ManifestSlice) -> None:
+        """The manifest has an object less."""
+        found = removed.contents[self.row.id]
+        self._groups -= found.content.groups
+        self._bytes -= found.content.totals.bytes
+        self.remove_slice(removed.number, found.continued)
