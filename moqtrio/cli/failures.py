@@ -13,6 +13,7 @@ from ..errors import MoqError, describe_stream_code
 EXIT_SUCCESS = 0
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
+EXIT_IMPOSSIBLE = 2  # where 1 says that it could be done, and what came of it
 EXIT_SIGNAL = 128  # plus the number of the signal, as shells count
 
 
@@ -26,11 +27,15 @@ class Failure(Exception):
     Args:
         message: what happened, in one line.
         hint: what to do about it, in one line, if that is known.
+        exit_code: what the command ends with.
     """
 
-    def __init__(self, message: str, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, hint: str | None = None, *, exit_code: int = EXIT_FAILURE
+    ) -> None:
         super().__init__(message)
         self.hint = hint
+        self.exit_code = exit_code
 
 
 class OutputClosed(Exception):
@@ -73,7 +78,7 @@ def _judge_one(error: BaseException) -> Verdict:
         case UsageError():
             return Verdict(EXIT_USAGE, str(error), "moqtrio COMMAND --help lists the options")
         case Failure():
-            return Verdict(EXIT_FAILURE, str(error), error.hint)
+            return Verdict(error.exit_code, str(error), error.hint)
         case MoqError():
             return Verdict(EXIT_FAILURE, str(error) or type(error).__name__, _hint(str(error)))
         case OSError():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import sys
+from collections.abc import Sequence
 
 import trio
 
@@ -50,17 +51,24 @@ class GroupPrinter:
         while batch := await group.receive_batch():
             payload_bytes = sum(len(frame.payload) for frame in batch)
             self.bytes += payload_bytes
-            await self._print_frames(group.sequence, count, batch)
+            await self.print_frames(group.sequence, count, batch)
             count += len(batch)
             size += payload_bytes
+        await self.print_group_end(group.sequence, count, size)
+
+    async def print_group_end(self, sequence: int, frames: int, size: int) -> None:
+        """Print that a group is complete; ``size`` is in bytes of payload."""
         self.groups += 1
-        self.next_sequence = group.sequence + 1
+        self.next_sequence = sequence + 1
         if self._json:
             await self._output.write_json(
-                {"type": "group", "sequence": group.sequence, "frames": count, "bytes": size}
+                {"type": "group", "sequence": sequence, "frames": frames, "bytes": size}
             )
 
-    async def _print_frames(self, sequence: int, first: int, frames: list[moqtrio.Frame]) -> None:
+    async def print_frames(
+        self, sequence: int, first: int, frames: Sequence[moqtrio.Frame]
+    ) -> None:
+        """Print frames of a group, of which ``first`` is the index of the first."""
         if not self._json:
             await self._output.write(b"".join([frame.payload + b"\n" for frame in frames]))
         elif self._frames:

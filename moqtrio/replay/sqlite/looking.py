@@ -118,6 +118,17 @@ def select_tracks(
     raise ReplayError(f"{directory} has no {wanted}: {describe_tracks(tracks)}", retryable=False)
 
 
+def select_track(
+    directory: Path, tracks: Collection[TrackRow], broadcast: str | None, track: str | None
+) -> TrackRow:
+    """The one track of that broadcast and name. Raises ReplayError unless there is one."""
+    found = select_tracks(directory, tracks, broadcast, track)
+    if len(found) == 1:
+        return found[0]
+    which = "which track is meant?" if found else "there is no track:"
+    raise ReplayError(f"{directory}: {which} {describe_tracks(found)}", retryable=False)
+
+
 def describe_tracks(tracks: Collection[TrackRow]) -> str:
     """Which tracks there are, in a few words."""
     if not tracks:

@@ -22,7 +22,7 @@ from .errors import store_error
 from .extents import Extent, Piece
 from .loader import load_piece, load_range
 from .loads import Reading
-from .looking import CatalogView, connect_looker, looking_at, read_catalog, select_tracks
+from .looking import CatalogView, connect_looker, looking_at, read_catalog, select_track
 from .lookup import PieceRequest, RangeRequest, SlicedTrack, TrackKey
 from .pool import ConnectionPool
 from .reader import SlicedGroupReader
@@ -83,11 +83,11 @@ class ReadOnlyStore:
             reading.closed = True
             pool.close()
 
-    def track(self, broadcast: str, name: str) -> ReadOnlyTrack:
-        """The track of that name. Raises ReplayError where there is none, saying which are."""
+    def track(self, broadcast: str | None = None, name: str | None = None) -> ReadOnlyTrack:
+        """The track of that broadcast and name, either of which need not be said where there
+        is no other. Raises ReplayError where there is none, or several, saying which are."""
         view = self._view
-        (row,) = select_tracks(view.directory, view.tracks, broadcast, name)
-        return self._tracks[row.id]
+        return self._tracks[select_track(view.directory, view.tracks, broadcast, name).id]
 
     def tracks(self) -> list[ReadOnlyTrack]:
         """Every track, in the order they were first recorded."""

@@ -10,9 +10,8 @@ from pathlib import Path
 
 import attrs
 
-from ...errors import ReplayError
 from .catalog import ACTIVE, SliceRow, TrackRow
-from .looking import describe_tracks, find_catalog, read_catalog, select_tracks
+from .looking import find_catalog, read_catalog, select_track
 from .records import Content
 from .recovery import OpenedStore, open_directory
 from .removal import remove_slices
@@ -69,7 +68,7 @@ class TrimReport:
 
 @attrs.frozen(kw_only=True)
 class TrimLimits:
-    """What to keep. At least one limit is to be given; what any of them gives up goes.
+    """What to keep: what any of the limits gives up goes. Without any, everything stays.
 
     Attributes:
         before: groups of one track with lower sequences are given up.
@@ -83,10 +82,6 @@ class TrimLimits:
     track: str | None = None
     older_than: float | None = None
     keep_bytes: int | None = None
-
-    def __attrs_post_init__(self) -> None:
-        if self.before is None and self.older_than is None and self.keep_bytes is None:
-            raise ValueError("nothing says what to keep")
 
 
 def trim_store(
@@ -151,23 +146,13 @@ def _choose(
     """The numbers of the slices that go."""
     counts = [0]
     if limits.before is not None:
-        track = _find_track(directory, tracks, limits)
+        track = select_track(directory, tracks, limits.broadcast, limits.track)
         counts.append(_count_before(slices, track.id, limits.before))
     if limits.older_than is not None:
         counts.append(_count_until(slices, now - limits.older_than))
     if limits.keep_bytes is not None:
         counts.append(_count_beyond(slices, limits.keep_bytes))
     return [each.number for each in slices[: max(counts)]]
-
-
-def _find_track(directory: Path, tracks: Sequence[TrackRow], limits: TrimLimits) -> TrackRow:
-    found = select_tracks(directory, tracks, limits.broadcast, limits.track)
-    if len(found) == 1:
-        return found[0]
-    raise ReplayError(
-        f"{directory}: which track is group {limits.before} of? {describe_tracks(found)}",
-        retryable=False,
-    )
 
 
 def _count_before(slices: _Slices, track: int, sequence: int) -> int:

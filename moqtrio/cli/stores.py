@@ -1,0 +1,56 @@
+"""What the commands about stores share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated
+
+from cyclopts import Parameter
+
+import moqtrio
+
+from .failures import EXIT_IMPOSSIBLE, Failure
+
+BroadcastOption = Annotated[str | None, Parameter(metavar="PATH")]
+TrackOption = Annotated[str | None, Parameter(metavar="NAME")]
+
+_HINTS = {
+    "there is no such directory": "it is the directory that was given to serve --store",
+    "it has no catalog.db": "it is the directory that was given to serve --store",
+    "in use by process": "end that process first; info, verify and export work meanwhile",
+    "permissions": "run it as the user that owns the store",
+    "it has no tracks at all": "nothing was recorded there yet",
+    "this moqtrio reads up to": "install the version that wrote it, or a newer one",
+}
+
+
+@contextmanager
+def judging_store() -> Iterator[None]:
+    """Let a store that cannot be worked with end the command, with a hint."""
+    try:
+        yield
+    except moqtrio.ReplayError as error:
+        message = str(error)
+        hint = next((hint for text, hint in _HINTS.items() if text in message), None)
+        raise Failure(message, hint, exit_code=EXIT_IMPOSSIBLE) from error
+
+
+def format_instant(seconds: float) -> str:
+    """A time of day; as it is where it is none."""
+    try:
+        instant = datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.6f} s"  # the publisher's clock need not be the calendar's
+    return instant.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def format_groups(start: int, end: int) -> str:
+    """Like ``group 7`` and ``groups 7 to 9``."""
+    return f"group {start}" if end == start + 1 else f"groups {start} to {end - 1}"
+
+
+def count(number: int, what: str) -> str:
+    """Like ``1 file`` and ``1,234 files``."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
