@@ -27,6 +27,7 @@ logger: logging.Logger = logging.getLogger("moqtrio.recorder")
 
 _MIN_RESERVE = 1024
 _MAX_RESERVE = 65536
+_MOST_GROUPS = 2**20  # in one commit
 
 Batch = list[tuple[Group, GroupWrite]]
 
@@ -74,6 +75,7 @@ class Recorder:
         # A commit cannot be stopped half-way, and whether it happened must be known.
         self._scope = trio.CancelScope(shield=True)
         self._reserve_block = _MIN_RESERVE
+        self._most_groups = _MOST_GROUPS
         self._frames = self._bytes = self._commits = 0
         self._failed_in_a_row = 0
         self._last_error: str | None = None
@@ -174,7 +176,7 @@ class Recorder:
         worked = await self._reserve()
         batch = self._collect()
         if batch:
-            await self._write(batch, trio.current_time())
+            await self._write(batch)
             worked = True
         # After the batch: what was lost while it was being written may turn out to be in it.
         lost = self._log.lost_ranges()
@@ -186,8 +188,10 @@ class Recorder:
             worked = True
         return worked
 
-    async def _write(self, batch: Batch, collected_at: float) -> None:
-        """Commit a batch; but for those groups that the store refuses for good."""
+    async def _write(self, batch: Batch) -> None:
+        """Commit a batch. What the store refuses for good is looked for in smaller and
+        smaller ones, and given up when it is alone."""
+        collected_at = trio.current_time()
         try:
             await self._target.write([write for _, write in batch])
         except ReplayError as error:
@@ -195,13 +199,11 @@ class Recorder:
                 raise
             if len(batch) == 1:
                 self._give_up(batch[0][0], error)
-                return
+            else:
+                self._most_groups = len(batch) // 2
         else:
+            self._most_groups = min(self._most_groups * 2, _MOST_GROUPS)
             self._committed(batch, collected_at)
-            return
-        middle = len(batch) // 2
-        await self._write(batch[:middle], collected_at)
-        await self._write(batch[middle:], collected_at)
 
     def _committed(self, batch: Batch, collected_at: float) -> None:
         log = self._log
@@ -253,7 +255,7 @@ class Recorder:
                 continue
             batch.append((group, write))
             size += sum(len(frame.payload) for frame in write.frames)
-            if size >= self._settings.batch_bytes:
+            if size >= self._settings.batch_bytes or len(batch) >= self._most_groups:
                 break
         return batch
 
