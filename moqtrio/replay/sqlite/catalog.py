@@ -121,17 +121,18 @@ class Catalog:
         try:
             connection = connect_durable(path, create=True)
         except sqlite3.Error as error:
-            raise store_error(error, path) from error
+            raise _open_error(error, path) from error
         try:
             version = read_version(path, connection)
             if version == 0:
                 _refuse_orphans(directory)
                 connection.executescript(_TABLES)
             else:
+                _check(connection)
                 _upgrade(path, connection, version)
         except sqlite3.Error as error:
             connection.close()
-            raise store_error(error, path) from error
+            raise _open_error(error, path) from error
         except ReplayError:
             connection.close()
             raise
@@ -274,7 +275,7 @@ class Catalog:
         try:
             return self._connection.execute(statement).fetchall()
         except sqlite3.Error as error:
-            raise store_error(error, self.path) from error
+            raise _open_error(error, self.path) from error
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -292,6 +293,24 @@ class Catalog:
             raise write_error(error, self.path) from error
 
 
+def _open_error(error: sqlite3.Error, path: Path) -> ReplayError:
+    trouble = store_error(error, path)
+    if trouble.retryable:
+        return trouble
+    return ReplayError(
+        f"{trouble}: restore it from a backup, or move {path.parent} elsewhere to begin anew",
+        retryable=False,
+    )
+
+
+def _check(connection: sqlite3.Connection) -> None:
+    """Raise sqlite3.DatabaseError for a catalog that is damaged: half of it read is worse
+    than none, for what it does not name looks as if it had never been recorded."""
+    for (found,) in connection.execute("PRAGMA quick_check(1)"):
+        if found != "ok":
+            raise sqlite3.DatabaseError(found)
+
+
 def _refuse_orphans(directory: Path) -> None:
     """Raise ReplayError where a catalog was lost: a new one would make everything the slices
     hold look as if it had never been recorded."""
@@ -300,7 +319,7 @@ def _refuse_orphans(directory: Path) -> None:
         raise ReplayError(
             f"{directory / CATALOG_NAME} is missing or empty, but there are slices beside it "
             f"({orphans[0]} to {orphans[-1]}), which cannot be read without it: restore "
-            f"{CATALOG_NAME} and {CATALOG_NAME}-wal, or move the slices elsewhere to begin anew",
+            f"it from a backup, or move {directory} elsewhere to begin anew",
             retryable=False,
         )
 

@@ -76,15 +76,25 @@ _Item = _PackItem | _HeadItem | _DamageItem
 
 
 def load_range(pool: ConnectionPool, request: RangeRequest[SliceFile]) -> Extent:
-    """Read an extent. Raises ReplayError (retryable) and SliceRetired."""
+    """Read an extent, which ends early where reading fails but for its first group. Raises
+    ReplayError (retryable) and SliceRetired."""
     extent = Extent(request.start, request.budget)
-    for step in request.steps:
-        with ExitStack() as stack:
-            streams = [_items(stack, pool, file, request.track, step) for file in step.files]
-            for item in heapq.merge(*streams, key=attrgetter("sequence")):
-                if extent.size >= request.budget and item.sequence > request.start:
-                    return extent.finish(item.sequence, True)
-                _add_item(extent, request, item)
+    read_end = request.start
+    try:
+        for step in request.steps:
+            read_end = step.start
+            with ExitStack() as stack:
+                streams = [_items(stack, pool, file, request.track, step) for file in step.files]
+                for item in heapq.merge(*streams, key=attrgetter("sequence")):
+                    if extent.size >= request.budget and item.sequence > request.start:
+                        return extent.finish(item.sequence, True)
+                    read_end = item.sequence
+                    _add_item(extent, request, item)
+                    read_end += 1
+    except ReplayError:
+        if read_end == request.start:
+            raise
+        return extent.finish(read_end, False)  # Who gets that far asks again, and is told.
     return extent.finish(request.steps[-1].end, request.end_exists)
 
 
