@@ -12,6 +12,8 @@ import trio
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from ..scope import open_scope
+
 T = TypeVar("T")
 
 _INTERVAL = 0.1
@@ -33,14 +35,15 @@ class Meter:
 
 
 async def run_with_bar(work: Callable[[Meter], T], title: str) -> T:
-    """Run ``work`` in a worker thread, and show on standard error how far it has come."""
+    """Run ``work`` in a worker thread, and show on standard error how far it has come.
+
+    Cancelling it waits until the thread calls the meter.
+    """
     meter = Meter()
-    async with trio.open_nursery() as nursery:
+    async with open_scope() as nursery:
         if sys.stderr.isatty():
             nursery.start_soon(_draw, meter, title)
-        result = await trio.to_thread.run_sync(partial(work, meter))
-        nursery.cancel_scope.cancel()
-    return result
+        return await trio.to_thread.run_sync(partial(work, meter))
 
 
 async def _draw(meter: Meter, title: str) -> None:

@@ -179,6 +179,8 @@ async def _tell(report: ExportReport, *, json: bool, to_file: bool) -> None:
             "recorded, or was cut short when that was stopped",
             file=sys.stderr,
         )
+    elif not report.groups and not report.missing:
+        print("moqtrio: there is nothing to export there", file=sys.stderr)
     if not to_file:
         return
     if json:

@@ -117,7 +117,7 @@ def _describe_track(track: TrimmedTrack) -> dict[str, object]:
 def _sum_up(report: TrimReport) -> list[str]:
     kept = f"{count(report.kept_slices, 'file')} with {format_size(report.kept_bytes)}"
     if report.created is None or report.recorded is None:
-        return [f"nothing to remove: {kept} stay"]
+        return [f"nothing to remove, as files go whole: {kept} stay"]
     verb = "would remove" if report.dry_run else "removed"
     span = f"{format_instant(report.created)} to {format_instant(report.recorded)}"
     files = f"{count(report.slices, 'whole file')}, {format_size(report.bytes)}"
