@@ -187,6 +187,7 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 async def tiered(directory: Path, cold: Any, **options: Any) -> AsyncIterator[TieredStore]:
     """A store of two tiers with small slices."""
     options.setdefault("slice_bytes", 150_000)
+    options.setdefault("interval", 0.05)
     async with TieredStore.open(directory, cold, **options) as store:
         yield store
 

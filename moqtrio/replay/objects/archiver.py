@@ -22,10 +22,10 @@ from ...errors import ReplayError
 from ..sqlite.shelf import Shelf, Slice
 from ..sqlite.store import SqliteStore
 from ..sqlite.track import SqliteTrack
-from .answers import SLICES, Conflict, Version
+from .answers import SLICES, Conflict, ObjectMissing, Version
 from .collection import Collection
 from .manifest import Manifest, encode_manifest
-from .revise import LEASE, ArchivedSlice, Revision
+from .revise import LEASE, ArchivedSlice, Revision, slices_from
 from .store import read_manifest
 from .writer import ObjectWriter, TrackName
 
@@ -105,14 +105,17 @@ class Archiver:
 
     # Opening.
 
-    async def begin(self, hot: SqliteStore, hot_id: str) -> None:
-        """Become the writer, if the object store answers.
+    async def begin(self, hot: SqliteStore, hot_id: str, patience: float) -> None:
+        """Become the writer, if the object store answers within ``patience`` seconds.
 
         Raises ReplayError where it never can: it has no conditional puts, say.
         """
         self._hot, self._hot_id = hot, hot_id
         try:
-            await self._claim(adopt=True)
+            with trio.move_on_after(patience):
+                await self._claim(adopt=True)
+                return
+            self._note_failure(ReplayError(f"{self._client.label} did not answer"))
         except Refused as error:
             self._refuse(error)
         except ReplayError as error:
@@ -207,7 +210,7 @@ class Archiver:
         await self._in_thread(self._client.probe)
         found = await self._in_thread(partial(read_manifest, self._client))
         manifest, version = found if found is not None else (Manifest("", 0, 0), None)
-        revision = Revision(self._store, manifest)
+        revision = self._revise(manifest)
         if manifest.writer != self._writer:  # else an earlier attempt has succeeded after all
             revision.claim(self._writer)
         adopted = revision.adopt() if adopt else []
@@ -229,7 +232,7 @@ class Archiver:
         while True:
             if self._doubtful:
                 await self._read_own()
-            revision = Revision(self._store, self._collection.manifest)
+            revision = self._revise(self._collection.manifest)
             change(revision)
             revision.forget_doomed(self._deleted)
             try:
@@ -275,18 +278,18 @@ class Archiver:
         self._collection.apply(manifest)
 
     def _learn_archived(self) -> None:
-        prefix = f"{self._hot_id}/"
-        self._archived = {
-            int(each.source.removeprefix(prefix)): each.number
-            for each in self._collection.manifest.slices.values()
-            if each.source.startswith(prefix)
-        }
+        self._archived = slices_from(self._hot_id, self._collection.manifest.slices.values())
         self._on_disk = {number: found for found, number in self._archived.items()}
+
+    def _revise(self, manifest: Manifest) -> Revision:
+        return Revision(self._store, self._hot_id, manifest)
 
     # What there is to do.
 
     async def _work(self) -> None:
-        if self._wanted or Revision(self._store, self._collection.manifest).lease_is_due():
+        if self._doubtful:
+            await self._read_own()
+        if self._wanted or self._revise(self._collection.manifest).lease_is_due():
             await self._update(lambda revision: None)
         while pending := self.pending():
             await self._archive(pending[0])
@@ -311,8 +314,7 @@ class Archiver:
             self.counters.lost_slices += 1
             logger.error("slice %d cannot be archived: %s", each.number, error)
             return
-        source = f"{self._hot_id}/{each.number}"
-        made = ArchivedSlice(name, source, writer.size, writer.directory_at, each)
+        made = ArchivedSlice(name, writer.size, writer.directory_at, each)
         await self._update(lambda revision: revision.add_slice(made))
         self._learn_archived()
         self.counters.slices += 1
@@ -447,7 +449,12 @@ class Archiver:
         return self._store.shelf
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=self._limiter)
+        try:
+            return await trio.to_thread.run_sync(
+                work, abandon_on_cancel=True, limiter=self._limiter
+            )
+        except ObjectMissing as error:
+            raise ReplayError(f"{self._client.label}: {error} is not there") from error
 
 
 def _find_orphans(client: ObjectClient, known: set[str], age: timedelta) -> Sequence[str]:

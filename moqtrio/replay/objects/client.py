@@ -181,7 +181,7 @@ class ObjectClient:
             exceptions.NotSupportedError,
         ):
             raise
-        except (exceptions.BaseError, OSError) as error:
+        except (exceptions.BaseError, OSError, ValueError) as error:
             raise ReplayError(_describe(self.label, error)) from error
 
 

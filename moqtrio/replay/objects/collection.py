@@ -25,7 +25,7 @@ T = TypeVar("T")
 LARGEST_LOAD = 4 * 2**20
 _READER_THREADS = 8
 _INDEX_BYTES = 16 * 2**20
-_REST_SECONDS = 0.5
+_SLOW_SECONDS, _REST_SECONDS = 1.0, 0.5
 
 
 @attrs.define(eq=False)
@@ -33,8 +33,8 @@ class ObjectReading(Reading):
     """Runs loads in threads of their own, which nobody waits for once it is closed.
 
     A request to an endpoint that does not answer keeps its thread until it times out. So
-    that those who wait for a thread do not wait for that one after the other, what fails
-    makes all loads fail for a moment: whoever wants them asks again.
+    that those who wait for a thread do not all wait for that, one after the other, a failure
+    that took long makes all loads fail for a moment: whoever wants them asks again.
     """
 
     _failed: ReplayError | None = None
@@ -56,13 +56,15 @@ class ObjectReading(Reading):
         if self._failed is not None and trio.current_time() < self._rest_until:
             raise ReplayError(f"{self._failed} (a moment ago)", code=self._failed.code)
         self.loads += 1
+        started = trio.current_time()
         try:
             answer = await trio.to_thread.run_sync(
                 read, abandon_on_cancel=True, limiter=self._limiter
             )
         except ReplayError as error:
-            self._failed = error
-            self._rest_until = trio.current_time() + _REST_SECONDS
+            now = trio.current_time()
+            if now - started >= _SLOW_SECONDS:
+                self._failed, self._rest_until = error, now + _REST_SECONDS
             raise
         self._failed = None
         return answer

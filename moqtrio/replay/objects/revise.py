@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 import attrs
 
@@ -27,7 +27,6 @@ class ArchivedSlice:
     """A slice that has become an object."""
 
     name: str
-    source: str
     size: int
     directory_at: int
     slice: Slice
@@ -36,9 +35,10 @@ class ArchivedSlice:
 class Revision:
     """A manifest on its way to the next state."""
 
-    def __init__(self, hot: SqliteStore, manifest: Manifest) -> None:
+    def __init__(self, hot: SqliteStore, hot_id: str, manifest: Manifest) -> None:
         self.forgotten: set[str] = set()
         self._hot = hot
+        self._hot_id = hot_id
         self._manifest = attrs.evolve(manifest, revision=manifest.revision + 1)
         self._tracks = dict(manifest.tracks)
         self._slices = dict(manifest.slices)
@@ -69,6 +69,11 @@ class Revision:
     def add_slice(self, made: ArchivedSlice) -> None:
         """There is an object more."""
         each = made.slice
+        source = f"{self._hot_id}/{each.number}"
+        if any(other.source == source for other in self._slices.values()):
+            # An earlier attempt has succeeded after all, and its object is the one.
+            self._doomed.append(Doomed(made.name, 0.0))
+            return
         number = self._manifest.next_number
         contents: dict[int, SliceContent] = {}
         for track in self._hot.tracks():
@@ -83,7 +88,7 @@ class Revision:
         self._slices[number] = ManifestSlice(
             number,
             made.name,
-            made.source,
+            source,
             made.size,
             made.directory_at,
             each.created,
@@ -159,12 +164,12 @@ class Revision:
 
     def _unfinished(self, track: SqliteTrack) -> dict[int, int]:
         """The groups of which not everything is in objects yet, and how much is."""
-        archived = {each.source.partition("/")[2] for each in self._slices.values()}
-        waiting = [each for each in self._hot.shelf.slices() if str(each.number) not in archived]
+        archived = slices_from(self._hot_id, self._slices.values())
+        waiting = [each for each in self._hot.shelf.slices() if each.number not in archived]
         frames = {
             sequence: group.frames
             for sequence, group in track.open_parts().items()
-            if str(group.part.slice) in archived
+            if group.part.slice in archived
         }
         for each in waiting:
             for (owner, sequence), frame in each.continuations.items():
@@ -180,4 +185,11 @@ class Revision:
         return {number: row for number, row in sorted(self._tracks.items()) if number in needed}
 
 
-__all__: Sequence[str] = ["LEASE", "ArchivedSlice", "Revision"]
+def slices_from(hot_id: str, slices: Iterable[ManifestSlice]) -> dict[int, int]:
+    """By its number on one disk, the number of the object that a slice has become."""
+    prefix = f"{hot_id}/"
+    return {
+        int(each.source.removeprefix(prefix)): each.number
+        for each in slices
+        if each.source.startswith(prefix)
+    }

@@ -274,7 +274,8 @@ class TieredStore:
                 than the ``interval`` of those who read, and than their longest subscription
                 may be behind.
             orphan_age: seconds after which an object that is in no manifest is a left-over.
-            request_timeout: seconds one request may take, for a URL.
+            request_timeout: seconds one request may take, for a URL, and for which opening
+                waits for the object store.
             wall_clock: see :meth:`SqliteStore.open`.
 
         Raises:
@@ -295,7 +296,8 @@ class TieredStore:
             wall_clock=wall_clock,
             guard=archiver,
         ) as disk:
-            await archiver.begin(disk, await trio.to_thread.run_sync(_read_id, disk.directory))
+            hot_id = await trio.to_thread.run_sync(_read_id, disk.directory)
+            await archiver.begin(disk, hot_id, request_timeout)
             async with open_scope() as nursery:
                 collection.reading.start_soon = nursery.start_soon
                 nursery.start_soon(archiver.run)
