@@ -110,6 +110,7 @@ async def check(track: ReplayTarget, model: Model, max_bytes: int) -> None:
     """The store holds what the model holds, and says so of every sequence."""
     known = sorted(model.groups)
     assert track.bounds().oldest == (known[0] if known else None)
+    assert track.bounds().latest == (known[-1] if known else None)
     for sequence in known:
         expected = model.groups[sequence]
         if model.ends[sequence] is None and sequence not in model.lost:

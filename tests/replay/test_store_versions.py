@@ -6,12 +6,14 @@ in 2 runs. The first closed cleanly; the second was killed while group 5 was ope
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 import tarfile
 from pathlib import Path
 
 import pytest
-from store_tools import frames_of, read_group, read_sequences, whole
+import trio
+from store_tools import frames_of, read_group, read_sequences, start_python, whole
 
 from moqtrio.errors import ReplayError
 from moqtrio.model.group import FINISHED, Aborted
@@ -22,6 +24,31 @@ from moqtrio.replay.sqlite.catalog import FORMAT_VERSION
 DATA = Path(__file__).parent / "data"
 VERSIONS = [1]
 PACKED = [*range(50), *range(60, 110)]
+
+# Opens a store and is killed in the middle of bringing it up to date.
+DIE_WHILE_UPGRADING = """
+import os, signal, sys, trio
+from moqtrio.replay.sqlite import SqliteStore, catalog
+
+connect = catalog.connect_durable
+
+def watch(statement):
+    if sys.argv[2] in statement:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+def connect_and_watch(*arguments, **options):
+    connection = connect(*arguments, **options)
+    connection.set_trace_callback(watch)
+    return connection
+
+catalog.connect_durable = connect_and_watch
+
+async def main(directory):
+    async with SqliteStore.open(directory):
+        pass
+
+trio.run(main, sys.argv[1])
+"""
 
 
 def unpack(directory: Path, version: int) -> Path:
@@ -108,3 +135,17 @@ async def test_a_store_of_a_newer_version_is_refused_and_left_alone(
     with pytest.raises(ReplayError, match=expected):
         inspect_store(directory)
     assert (directory / "catalog.db").read_bytes() == before
+
+
+@pytest.mark.parametrize("statement", ["CREATE TABLE gap", "PRAGMA user_version=", "COMMIT"])
+async def test_an_upgrade_that_was_interrupted_is_done_again(
+    tmp_path: Path, statement: str
+) -> None:
+    directory = unpack(tmp_path, 1)
+    process = start_python(DIE_WHILE_UPGRADING, [directory, statement])
+    _, errors = await trio.to_thread.run_sync(process.communicate)
+    assert process.returncode == -signal.SIGKILL, errors
+    assert inspect_store(directory).format_version == 1
+    async with SqliteStore.open(directory) as store:
+        await check_contents(store)
+        assert inspect_store(directory).format_version == FORMAT_VERSION
