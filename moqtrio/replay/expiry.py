@@ -20,18 +20,23 @@ class Expiry:
         max_latency: seconds a group may lag behind the latest; infinity for any.
 
     Attributes:
+        max_latency: as given.
+        is_limited: whether any group can expire.
         exempt_end: groups below this are history the subscriber asked for, and never expire.
     """
 
+    max_latency: float
+    is_limited: bool
+
     def __init__(self, log: TrackLog, max_latency: float = math.inf) -> None:
         self._log = log
-        self.max_latency = max_latency
         self.exempt_end: int = 0
+        self.set_max_latency(max_latency)
 
-    @property
-    def is_limited(self) -> bool:
-        """Whether any group can expire."""
-        return self.max_latency != math.inf
+    def set_max_latency(self, seconds: float) -> None:
+        """Change the subscriber's wish; infinity for any."""
+        self.max_latency = seconds
+        self.is_limited = seconds != math.inf
 
     def is_expired(self, sequence: int, first_us: int | None = None) -> bool:
         """Whether a group is too old to be sent.

@@ -21,7 +21,8 @@ from ..model.log import TrackLog
 from ..model.source import GroupReader, Missing, Pending, Ready, ReplaySource
 from .expiry import Expiry
 from .live import PARKED, LiveReader, Parked
-from .retry import Backoff, Retries, RetryPolicy
+from .reopened import ReopenedReader
+from .retry import Backoff, Retries, RetryingReader, RetryPolicy
 
 Reader = LiveReader | GroupReader
 
@@ -133,9 +134,10 @@ class Resolver:
             found.close()
         if self._at_end(cursor):
             return DONE
-        expired_until = self.expiry.expired_until(cursor)
-        if expired_until > cursor:
-            return self._drop(expired_until, StreamCode.OLD)
+        if self.expiry.is_limited:
+            expired_until = self.expiry.expired_until(cursor)
+            if expired_until > cursor:
+                return self._drop(expired_until, StreamCode.OLD)
         group = self._log.get(cursor)
         if group is not None:
             self.cursor = cursor + 1
@@ -158,6 +160,19 @@ class Resolver:
         """Skip ahead to ``start``; going back is not possible, and ignored."""
         if self.cursor is None or start > self.cursor:
             self.cursor = start
+
+    def reopen(self, sequence: int, taken: int) -> Reader:
+        """Go on from the store with a group that has left memory, after ``taken`` frames.
+
+        Raises ReplayError where there is no store.
+        """
+        if self._source is None:
+            raise ReplayError(
+                f"group {sequence} left memory long ago, and the subscriber did not take it",
+                code=StreamCode.EVICTED,
+                retryable=False,
+            )
+        return RetryingReader(ReopenedReader(self._source, sequence, taken), self.retries)
 
     def close(self) -> None:
         """Let go of what was found and not taken."""
@@ -186,7 +201,7 @@ class Resolver:
                 end += 1
                 continue
             if isinstance(answer, Ready):
-                self._found = answer.value
+                self._found = RetryingReader(answer.value, self.retries)
             break
         return end
 
@@ -228,11 +243,13 @@ class Resolver:
             answer = self._source.poll_group(sequence, priority=self.priority)
         except ReplayError as error:
             return self._failed(sequence, error)
-        if not isinstance(answer, Pending):
-            self._backoff.answered()
-            if isinstance(answer, Missing):
-                self.retries.answered()  # a group that was found has yet to be read
-        return answer
+        if isinstance(answer, Pending):
+            return answer
+        self._backoff.answered()
+        if isinstance(answer, Missing):
+            self.retries.answered()
+            return answer
+        return Ready(RetryingReader(answer.value, self.retries))
 
     def _failed(self, sequence: int, error: ReplayError) -> Pending | Dropped:
         if error.retryable:

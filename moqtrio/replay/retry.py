@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import partial
 
 import attrs
 import trio
 
 from ..errors import ReplayError
-from ..model.source import Pending
+from ..model.frame import Frame
+from ..model.source import End, GroupReader, Pending, Ready
 
 
 @attrs.frozen
@@ -112,3 +114,47 @@ class Backoff:
         """A try has succeeded, or the next one will be for something else."""
         self._failures = 0
         self._retry_at = None
+
+
+class RetryingReader:
+    """A :class:`~moqtrio.replay.GroupReader` that asks another one again where that fails.
+
+    Only what cannot be had within the budget, or is not retryable, is raised.
+    """
+
+    __slots__ = ("_backoff", "_reader", "_retries")
+
+    def __init__(self, reader: GroupReader, retries: Retries) -> None:
+        self._reader = reader
+        self._retries = retries
+        self._backoff = Backoff(retries)
+
+    @property
+    def sequence(self) -> int:
+        """The group's sequence."""
+        return self._reader.sequence
+
+    def poll_frames(self, max_bytes: int) -> Ready[Sequence[Frame]] | Pending | End:
+        """The next frames; see :class:`~moqtrio.replay.GroupReader`."""
+        waiting = self._backoff.waiting()
+        if waiting is not None:
+            return waiting
+        try:
+            answer = self._reader.poll_frames(max_bytes)
+        except ReplayError as error:
+            if not error.retryable:
+                self._retries.answered()
+                raise
+            waiting = self._backoff.failed()
+            if waiting is None:
+                raise
+            return waiting
+        if not isinstance(answer, Pending):
+            self._backoff.answered()
+        if isinstance(answer, End):
+            self._retries.answered()
+        return answer
+
+    def close(self) -> None:
+        """Close the other one. Idempotent."""
+        self._reader.close()

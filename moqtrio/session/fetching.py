@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from ..model import Track, Wakeup
-from ..replay import Resolver
+from ..replay import Expiry
 from ..replay.resolver import Reader
 from ..transport.connection import Connection, SendStream
 from .group_sender import GroupSender, Progress
@@ -17,7 +17,6 @@ async def send_group(
     stream: SendStream,
     track: Track,
     reader: Reader,
-    resolver: Resolver,
     pins: PinLimit,
 ) -> None:
     """Send every frame of the group, as they come and as the peer takes them, then FIN.
@@ -26,7 +25,7 @@ async def send_group(
     Cancelling it leaves the stream unfinished.
     """
     sender = GroupSender(
-        reader, resolver, lambda: stream, header=b"", timescale=track.info.timescale
+        reader, Expiry(track.log), lambda: stream, header=b"", timescale=track.info.timescale
     )
     wakeup = Wakeup()
     remove_log = track.log.watchers.add(wakeup.set)

@@ -8,9 +8,8 @@ from enum import Enum, auto
 import trio
 
 from ..errors import ReplayError, StreamCode
-from ..model import Frame, ReplaySource
-from ..replay import Backoff, End, LiveReader, Parked, Pending, Ready, Resolver
-from ..replay.reopened import ReopenedReader
+from ..model import Frame
+from ..replay import End, Expiry, LiveReader, Parked, Pending, Ready
 from ..replay.resolver import Reader
 from ..transport.connection import SendStream
 from ..wire.lite import encode_frames
@@ -41,7 +40,7 @@ class GroupSender:
 
     Args:
         reader: the group; this closes it.
-        resolver: what found it, and is told how reading it goes.
+        expiry: when it is too old.
         open_stream: opens the stream it goes on; may raise trio.WouldBlock.
         header: what goes before the first frame.
         timescale: timestamp units per second on the wire.
@@ -49,48 +48,48 @@ class GroupSender:
     Attributes:
         blocked_since: Trio time since when the subscriber has taken nothing; None if it does.
         first_us: the first timestamp, once it is known.
+        is_live: whether the group is read from memory.
         is_over: whether all of it was sent, or it was given up.
         is_parked: whether all there is of it was sent, when it was last advanced.
         sent: the bytes the transport has taken.
+        taken: the frames that were read and encoded.
     """
 
     __slots__ = (
         "_answer",
-        "_backoff",
+        "_expiry",
         "_finish",
         "_open_stream",
         "_pending",
         "_piece",
         "_prefix",
         "_reader",
-        "_resolver",
-        "_taken",
         "_ticks",
         "_timescale",
         "blocked_since",
         "first_us",
+        "is_live",
         "is_over",
         "is_parked",
         "sent",
         "stream",
+        "taken",
     )
 
     def __init__(
         self,
         reader: Reader,
-        resolver: Resolver,
+        expiry: Expiry,
         open_stream: Callable[[], SendStream],
         *,
         header: bytes,
         timescale: int,
     ) -> None:
         self._reader = reader
-        self._resolver = resolver
+        self._expiry = expiry
         self._open_stream = open_stream
-        self._backoff = Backoff(resolver.retries)
         self._timescale = timescale
         self._ticks = 0
-        self._taken = 0
         self._prefix = header
         self._answer: Ready[Sequence[Frame]] | Pending | Parked | End | None = None
         self._piece = b""
@@ -99,6 +98,8 @@ class GroupSender:
         self.stream: SendStream | None = None
         self.blocked_since: float | None = None
         self.first_us: int | None = None
+        self.taken: int = 0
+        self.is_live: bool = isinstance(reader, LiveReader)
         self.is_over: bool = False
         self.is_parked: bool = False
         self.sent: int = 0
@@ -107,11 +108,6 @@ class GroupSender:
     def sequence(self) -> int:
         """The group."""
         return self._reader.sequence
-
-    @property
-    def is_live(self) -> bool:
-        """Whether the group is read from memory."""
-        return isinstance(self._reader, LiveReader)
 
     @property
     def is_waiting(self) -> bool:
@@ -134,7 +130,8 @@ class GroupSender:
         where the peer does not want it, SessionClosed where the connection is over.
         """
         self.is_parked = False
-        self._check_expiry()
+        if self._expiry.is_limited:
+            self._check_expiry()
         for _ in range(_PIECES_PER_TURN):
             if not self._piece and not self._finish:
                 waiting = self._encode()
@@ -158,19 +155,12 @@ class GroupSender:
                 return Progress.OVER
         return Progress.MORE
 
-    def unpin(self, source: ReplaySource | None) -> None:
-        """Let go of a group that has left the log; go on from the store, where there is one.
-
-        Raises ReplayError where nobody else has the group.
-        """
-        if source is None:
-            raise ReplayError(
-                f"group {self.sequence} left memory long ago, and the subscriber did not take it",
-                code=StreamCode.EVICTED,
-                retryable=False,
-            )
+    def go_on_with(self, reader: Reader) -> None:
+        """Read the rest of the group from somewhere else."""
         self._reader.close()
-        self._reader = ReopenedReader(source, self.sequence, self._taken)
+        self._reader = reader
+        self._answer = None  # it was not taken
+        self.is_live = isinstance(reader, LiveReader)
 
     def close(self) -> None:
         """Let go of the group; what was sent of it stays as it is. Idempotent."""
@@ -179,16 +169,24 @@ class GroupSender:
 
     def _encode(self) -> Progress | None:
         """Make the next piece; or say what there is to wait for."""
-        answer = self._poll() if self._answer is None else self._answer
+        answer = self._answer
+        if answer is None:
+            answer = self._reader.poll_frames(PIECE_BYTES)
         self._answer = None
         if isinstance(answer, Ready):
-            self._check_expiry()
-            self._take(answer.value)
+            if self.first_us is None:
+                self.first_us = answer.value[0].timestamp_us
+                self._check_expiry()  # it may be known only now
+            self._piece, self._ticks = encode_frames(
+                answer.value, self._ticks, self._timescale, prefix=self._prefix
+            )
+            self.taken += len(answer.value)
+            self._prefix = b""
             # The end often follows at once; then it goes out with the last frame.
-            following = self._poll()
-            self._finish = isinstance(following, End)
-            if isinstance(following, Ready):
-                self._answer = following
+            answer = self._answer = self._reader.poll_frames(PIECE_BYTES)
+            self._finish = isinstance(answer, End)
+            if not isinstance(answer, Ready):
+                self._answer = None
             return None
         if isinstance(answer, End):
             self._piece, self._prefix = self._prefix, b""
@@ -203,46 +201,11 @@ class GroupSender:
             return Progress.PENDING
         return Progress.PARKED
 
-    def _take(self, frames: Sequence[Frame]) -> None:
-        self._piece, self._ticks = encode_frames(
-            frames, self._ticks, self._timescale, prefix=self._prefix
-        )
-        self._prefix = b""
-
-    def _poll(self) -> Ready[Sequence[Frame]] | Pending | Parked | End:
-        """Ask the reader, within the retry policy."""
-        waiting = self._backoff.waiting()
-        if waiting is not None:
-            return waiting
-        try:
-            answer = self._reader.poll_frames(PIECE_BYTES)
-        except ReplayError as error:
-            if not error.retryable:
-                self._read_to_its_end()
-                raise
-            waiting = self._backoff.failed()
-            if waiting is None:
-                raise
-            return waiting
-        if isinstance(answer, Ready):
-            self._taken += len(answer.value)
-            if self.first_us is None:
-                self.first_us = answer.value[0].timestamp_us
-        if not isinstance(answer, Pending):
-            self._backoff.answered()
-        if isinstance(answer, End):
-            self._read_to_its_end()
-        return answer
-
-    def _read_to_its_end(self) -> None:
-        if not self.is_live:
-            self._resolver.retries.answered()
-
     def _check_expiry(self) -> None:
-        if self._resolver.expiry.is_expired(self.sequence, self.first_us):
+        if self._expiry.is_expired(self.sequence, self.first_us):
             raise ReplayError(
                 f"group {self.sequence} lags behind the latest by more than "
-                f"{self._resolver.expiry.max_latency} s",
+                f"{self._expiry.max_latency} s",
                 code=StreamCode.OLD,
                 retryable=False,
             )

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-
-import attrs
+from typing import NamedTuple
 
 from ..errors import StreamCode
 from ..replay import Expiry
@@ -14,9 +13,10 @@ from ..transport.connection import Connection, SendStream
 from .group_sender import GroupSender
 from .priorities import stream_priority
 
+_PRUNE_AT = 64
 
-@attrs.frozen(slots=True)
-class _HandedOver:
+
+class _HandedOver(NamedTuple):
     sequence: int
     first_us: int | None
     stream: SendStream
@@ -35,6 +35,7 @@ class OutgoingStreams:
         self._live = False
         self._caught_up = False
         self._handed_over: deque[_HandedOver] = deque()
+        self._prune_at = _PRUNE_AT
 
     def open_stream(self) -> SendStream:
         """Open a stream. Raises trio.WouldBlock."""
@@ -46,16 +47,18 @@ class OutgoingStreams:
 
     def handed_over(self, sender: GroupSender) -> None:
         """The transport has all of a group, and may not have sent it yet."""
-        groups = self._prune()
-        stream = sender.stream
-        if stream is not None and stream.unsent:
-            groups.append(_HandedOver(sender.sequence, sender.first_us, stream))
+        assert sender.stream is not None
+        groups = self._handed_over
+        groups.append(_HandedOver(sender.sequence, sender.first_us, sender.stream))
+        if len(groups) >= self._prune_at:
+            self._prune()
+            self._prune_at = max(2 * len(groups), _PRUNE_AT)
 
     def reset_expired(self, expiry: Expiry) -> list[int]:
         """Reset the groups that are too old by now, of those that were handed over; returns
         their sequences."""
         expired = []
-        for group in tuple(self._handed_over) if expiry.is_limited else ():
+        for group in tuple(self._handed_over):
             if not expiry.is_expired(group.sequence, group.first_us):
                 continue
             self._handed_over.remove(group)

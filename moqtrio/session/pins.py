@@ -6,20 +6,22 @@ from collections.abc import Iterable
 
 import trio
 
-from ..model import Track, Wakeup
+from ..model import TrackLog, Wakeup
+from ..replay import Resolver
 from .group_sender import GroupSender
 
 
 class PinLimit:
-    """Ends the pins of one track's groups.
+    """Ends the pins of groups that are being sent.
 
     A group that is being sent stays in memory although the log has let go of it, so that a
     short pause of the subscriber costs nothing. After ``seconds`` in which it took nothing,
     the rest of the group comes from the store.
     """
 
-    def __init__(self, track: Track, seconds: float) -> None:
-        self._track = track
+    def __init__(self, log: TrackLog, resolver: Resolver, seconds: float) -> None:
+        self._log = log
+        self._resolver = resolver
         self._seconds = seconds
 
     def enforce(self, sender: GroupSender) -> None:
@@ -32,9 +34,9 @@ class PinLimit:
             blocked is not None
             and sender.is_live
             and trio.current_time() >= blocked + self._seconds
-            and self._track.log.get(sender.sequence) is None
+            and self._log.get(sender.sequence) is None
         ):
-            sender.unpin(self._track.source)
+            sender.go_on_with(self._resolver.reopen(sender.sequence, sender.taken))
 
     async def wait(self, wakeup: Wakeup, senders: Iterable[GroupSender]) -> None:
         """``await wakeup.wait()``, but not for longer than until a pin may have to end."""

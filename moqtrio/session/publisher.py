@@ -132,8 +132,8 @@ class Publisher:
                 await track.send_answer(control.send, request.sequence)
             else:
                 reader = await resolve_group(resolver)
-                pins = PinLimit(track, self._limits.pin_seconds)
-                await send_group(self._connection, control.send, track, reader, resolver, pins)
+                pins = PinLimit(track.log, resolver, self._limits.pin_seconds)
+                await send_group(self._connection, control.send, track, reader, pins)
             control.finish()
             answered = True
         # What the transport has taken is still on its way, and a reset would take it back.

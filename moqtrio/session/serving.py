@@ -104,7 +104,7 @@ class SubscriptionServer:
             max_latency=from_wire(request.max_latency),
             retry=self._limits.retry,
         )
-        self._pins = PinLimit(track, self._limits.pin_seconds)
+        self._pins = PinLimit(track.log, self._resolver, self._limits.pin_seconds)
         self._wakeup = Wakeup()
         self._senders: list[GroupSender] = []
         self._ordered = request.ordered
@@ -162,8 +162,9 @@ class SubscriptionServer:
             raise ReplayError("the track was aborted", code=self._log.aborted, retryable=False)
         if not self._started and not self._start(nursery):
             return False
-        for sequence in self._outgoing.reset_expired(self._resolver.expiry):
-            self._respond(SubscribeDrop(sequence, sequence + 1, StreamCode.OLD))
+        if self._resolver.expiry.is_limited:
+            for sequence in self._outgoing.reset_expired(self._resolver.expiry):
+                self._respond(SubscribeDrop(sequence, sequence + 1, StreamCode.OLD))
         moved = False
         self._blocked = 0
         for sender in tuple(self._senders):
@@ -216,7 +217,7 @@ class SubscriptionServer:
     def _make_sender(self, reader: Reader) -> GroupSender:
         return GroupSender(
             reader,
-            self._resolver,
+            self._resolver.expiry,
             self._outgoing.open_stream,
             header=encode_group_header(self._id, reader.sequence),
             timescale=self._track.info.timescale,
@@ -229,7 +230,8 @@ class SubscriptionServer:
             return False
         before = sender.sent
         try:
-            self._pins.enforce(sender)
+            if sender.blocked_since is not None:
+                self._pins.enforce(sender)
             progress = sender.advance()
         except StreamReset:
             sender.reset(StreamCode.CANCEL)  # The subscriber does not want this group.
@@ -370,7 +372,7 @@ class SubscriptionServer:
         if update.start is not None:
             self._resolver.raise_start(update.start)
         self._resolver.end = update.end
-        self._resolver.expiry.max_latency = from_wire(update.max_latency)
+        self._resolver.expiry.set_max_latency(from_wire(update.max_latency))
         self._ordered = update.ordered
         self._stop_waiting_for_resolver()  # what is wanted now may be there
         priority = request_priority(update.priority, self._track.info)
