@@ -25,6 +25,7 @@ _AHEAD_OF_STORE = 32 * 2**20
 # Some milliseconds of work, after which subscribers and recorder have their turn.
 _FRAMES_PER_TURN = 256
 _STATISTICS_INTERVAL = 1.0
+_LAG_TO_MENTION = 2.0
 
 
 class FrameReader(Protocol):
@@ -130,12 +131,26 @@ class Publication:
                 progress.show(
                     f"{writer.frames:,} frames, {writer.bytes / 1e6:,.1f} MB in "
                     f"{format_duration(trio.current_time() - started)}"
+                    f"{describe_trouble(self.track)}"
                 )
 
 
 def describe(track: moqtrio.Track) -> dict[str, object]:
     """A track's statistics, as a JSON message."""
     return {"type": "statistics", **attrs.asdict(track.statistics())}
+
+
+def describe_trouble(track: moqtrio.Track) -> str:
+    """What a person who watches should know of the track's store; empty while all is well."""
+    recording = track.statistics().recording
+    if recording is None:
+        return ""
+    said = ""
+    if recording.failing or recording.lag >= _LAG_TO_MENTION:
+        said = f"; the store is {format_duration(recording.lag)} behind"
+    if recording.lost:
+        said += f"; {recording.lost:,} groups were not recorded"
+    return said
 
 
 @asynccontextmanager

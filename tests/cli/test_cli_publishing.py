@@ -9,7 +9,7 @@ import trio
 import trio.testing
 
 from moqtrio import ReplayError
-from moqtrio.cli.publishing import FrameWriter
+from moqtrio.cli.publishing import FrameWriter, describe, describe_trouble
 from moqtrio.model import Origin, Track
 from moqtrio.replay import Recorder
 from moqtrio.replay.memory import MemoryTrack
@@ -45,6 +45,27 @@ async def test_a_fast_input_waits_for_the_store(autojump_clock: trio.testing.Moc
         target.fail(None)
         await writer.wait_store()
         assert track.statistics().lost == 0
+
+
+async def test_trouble_with_the_store_is_shown(autojump_clock: trio.testing.MockClock) -> None:
+    track = make_track()
+    assert describe_trouble(track) == "", "there is none"
+    async with recorded(track) as target:
+        await trio.sleep(1)
+        assert describe_trouble(track) == ""
+        target.fail(ReplayError("the disk is full"))
+        for _ in range(300):
+            track.write_frame(bytes(MIB))
+        await trio.sleep(90)
+        assert describe_trouble(track) == (
+            "; the store is 1m30s behind; 44 groups were not recorded"
+        )
+        recording = describe(track)["recording"]
+        assert isinstance(recording, dict)
+        assert recording["last_error"] == "the disk is full"
+        target.fail(None)
+        await track.wait_durable()
+        assert describe_trouble(track) == "; 44 groups were not recorded"
 
 
 async def test_a_long_group_does_not_wait_for_itself(
