@@ -8,6 +8,7 @@ import os
 import pstats
 import sys
 from collections.abc import Callable
+from functools import partial
 
 from .contestants import load
 from .job import Job, emit
@@ -21,14 +22,15 @@ def main() -> None:
     contestant = load(job.contestant)
     run = contestant.serve if side == "serve" else contestant.subscribe
     if job.profile:
-        profiled(run, job)
+        profiled(partial(run, job))
     else:
         run(job)
 
 
-def profiled(run: Callable[[Job], None], job: Job) -> None:
+def profiled(run: Callable[[], None]) -> None:
+    """Run it under cProfile, and tell the runner where the time went."""
     profile = cProfile.Profile()
-    profile.runcall(run, job)
+    profile.runcall(run)
     text = io.StringIO()
     statistics = pstats.Stats(profile, stream=text)
     statistics.sort_stats("tottime").print_stats(TOP)

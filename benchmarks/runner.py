@@ -7,8 +7,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class Child:
         self._side = side
         self._buffer = b""
         self.samples: list[tuple[int, int]] = []
+        self.profile = ""
 
     async def expect(self, kind: str) -> dict[str, Any]:
         """The next message of this kind; memory samples before it are kept."""
@@ -73,6 +74,11 @@ class Child:
                 raise RunFailed(f"the {self._side} sent {message['type']!r}, not {kind!r}")
             self.samples.append((message["groups"], message["resident_bytes"]))
         raise RunFailed(f"the {self._side} ended without {kind!r}")
+
+    async def end(self) -> None:
+        """Wait until it has ended. Raises RunFailed where it failed."""
+        if await self._process.wait():
+            raise RunFailed(f"the {self._side} ended with {self._process.returncode}")
 
     async def say(self, text: str) -> None:
         assert self._process.stdin is not None
@@ -169,18 +175,23 @@ class Result:
         return Side(**fields, samples=self._child.samples, profile=self._profile)
 
 
+def child(side: str, job: Job) -> AbstractAsyncContextManager[Child]:
+    """One side of a run."""
+    return spawn(side, "benchmarks.child", side, job.dump(), pass_fds=[job.credit_fd])
+
+
 @asynccontextmanager
-async def child(side: str, job: Job) -> AsyncIterator[Child]:
-    """A child process that does not outlive the block."""
+async def spawn(name: str, *arguments: str, pass_fds: Sequence[int] = ()) -> AsyncIterator[Child]:
+    """A child process (of ``python -m arguments``) that does not outlive the block."""
     process = await trio.lowlevel.open_process(
-        [sys.executable, "-m", "benchmarks.child", side, job.dump()],
+        [sys.executable, "-m", *arguments],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        pass_fds=[job.credit_fd],
+        pass_fds=pass_fds,
         cwd=ROOT,
     )
     try:
-        yield Child(process, side)
+        yield Child(process, name)
         with trio.move_on_after(5):
             await process.wait()
     finally:
