@@ -51,6 +51,7 @@ class GroupSender:
         is_live: whether the group is read from memory.
         is_over: whether all of it was sent, or it was given up.
         is_parked: whether all there is of it was sent, when it was last advanced.
+        sequence: the group.
         sent: the bytes the transport has taken.
         taken: the frames that were read and encoded.
     """
@@ -72,6 +73,7 @@ class GroupSender:
         "is_over",
         "is_parked",
         "sent",
+        "sequence",
         "stream",
         "taken",
     )
@@ -98,16 +100,12 @@ class GroupSender:
         self.stream: SendStream | None = None
         self.blocked_since: float | None = None
         self.first_us: int | None = None
+        self.sequence: int = reader.sequence
         self.taken: int = 0
         self.is_live: bool = isinstance(reader, LiveReader)
         self.is_over: bool = False
         self.is_parked: bool = False
         self.sent: int = 0
-
-    @property
-    def sequence(self) -> int:
-        """The group."""
-        return self._reader.sequence
 
     @property
     def is_waiting(self) -> bool:
@@ -176,7 +174,8 @@ class GroupSender:
         if isinstance(answer, Ready):
             if self.first_us is None:
                 self.first_us = answer.value[0].timestamp_us
-                self._check_expiry()  # it may be known only now
+                if self._expiry.is_limited:
+                    self._check_expiry()  # only now its timestamp is known
             self._piece, self._ticks = encode_frames(
                 answer.value, self._ticks, self._timescale, prefix=self._prefix
             )
