@@ -207,9 +207,13 @@ async def record(
 ) -> None:
     """Record groups with known frames."""
     track = hot_track(store)
-    for sequence in range(first, end):
-        frames = frames_of(sequence, count, size)
-        await track.write([GroupWrite(sequence, 0, frames, FINISHED)])
+    for start in range(first, end, 5):
+        await track.write(
+            [
+                GroupWrite(sequence, 0, frames_of(sequence, count, size), FINISHED)
+                for sequence in range(start, min(start + 5, end))
+            ]
+        )
 
 
 async def check(
