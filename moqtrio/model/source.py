@@ -88,6 +88,8 @@ class GroupReader(Protocol):
         :exc:`~moqtrio.errors.ReplayError` for trouble, and, with ``retryable=False`` and
         the group's code, at the end of a group that was aborted or is truncated: such a
         group never ends with :data:`END`.
+
+        After an error that is retryable it may be polled again, and goes on where it was.
         """
         ...
 
