@@ -100,6 +100,8 @@ _HINTS = {
     "nothing listens": "is the server running, and is that its port?",
     os.strerror(errno.EADDRINUSE): "port 0 picks a free one",
     os.strerror(errno.EADDRNOTAVAIL): "listen on an address of this machine; [::] is all of them",
+    "check the directory's permissions": "the store's directory must belong to the user who runs "
+    "this, and be on a disk that can be written to",
     os.strerror(errno.EACCES): "ports below 1024 need privileges",
 }
 

@@ -94,7 +94,7 @@ def _rows(track: StoredTrack) -> list[tuple[str, str]]:
     rows = [("groups", _format_range(track))]
     rows.append(("holding", f"{count(track.frames, 'frame')}, {format_size(track.bytes)}"))
     if track.missing:
-        rows.append(("missing", f"{count(track.missing, 'sequence')} in between has no group"))
+        rows.append(("missing", f"{count(track.missing, 'sequence')} in between without a group"))
     for gap in track.gaps[:_GAPS_SHOWN]:
         rows.append(("lost", f"{format_groups(gap.start, gap.end)} could not be recorded"))
     if len(track.gaps) > _GAPS_SHOWN:

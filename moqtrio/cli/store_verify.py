@@ -102,5 +102,6 @@ def _sum_up(report: VerifyReport) -> list[str]:
         return [*lines, f"{read} in {files}: everything is in order"]
     problems = count(report.problem_count, "problem")
     lines.append(f"{problems}; {read} in {files} were read")
-    lines.append("what is named above is lost, and subscribers are told so; the rest is served")
-    return lines
+    if not report.slices:
+        return [*lines, "nothing of it can be served; restore what is named above from a backup"]
+    return [*lines, "groups named above are lost, and subscribers are told so; the rest is served"]

@@ -20,9 +20,11 @@ _HINTS = {
     "there is no such directory": "it is the directory that was given to serve --store",
     "it has no catalog.db": "it is the directory that was given to serve --store",
     "in use by process": "end that process first; info, verify and export work meanwhile",
-    "permissions": "run it as the user that owns the store",
+    "permissions": "run it as the user who owns the store",
+    "is malformed": "restore the file from a backup; the guide to operating a store says more",
+    "file is not a database": "restore the file from a backup; the guide to operating a store "
+    "says more",
     "it has no tracks at all": "nothing was recorded there yet",
-    "this moqtrio reads up to": "install the version that wrote it, or a newer one",
 }
 
 

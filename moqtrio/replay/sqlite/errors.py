@@ -20,7 +20,7 @@ _OS_HINTS = {
     errno.ENOSPC: _HINTS[sqlite3.SQLITE_FULL],
     errno.EDQUOT: _HINTS[sqlite3.SQLITE_FULL],
     errno.EROFS: _HINTS[sqlite3.SQLITE_READONLY],
-    errno.EACCES: _HINTS[sqlite3.SQLITE_READONLY],
+    errno.EACCES: "access is refused: check the directory's permissions",
 }
 
 
