@@ -11,7 +11,7 @@ import moqtrio
 from .failures import Failure, UsageError
 from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions, Url
 from .output import open_output
-from .positions import check_range, parse_start
+from .positions import Moment, check_range, find_start, parse_start
 from .progress import Progress
 from .receiving import GroupPrinter, explain_refusal
 
@@ -22,7 +22,10 @@ async def subscribe(
     track: str,
     /,
     *,
-    from_: Annotated[str, Parameter(name="--from", metavar="SEQ|oldest|latest")] = "latest",
+    from_: Annotated[
+        str,
+        Parameter(name="--from", metavar="SEQ|oldest|latest|TIME", allow_leading_hyphen=True),
+    ] = "latest",
     until: Annotated[int | None, Parameter(metavar="SEQ")] = None,
     frames: bool = False,
     tls: Annotated[ClientTlsOptions, Parameter(name="*")] = CLIENT_TLS,
@@ -42,19 +45,22 @@ async def subscribe(
     track
         The track's name.
     from_
-        The first group: its sequence, the oldest there is, or the latest.
+        The first group: its sequence, the oldest there is, the latest, or by time: -10m is
+        ten minutes ago, 2026-11-22T10:00:00Z that instant, without the Z by local time.
     until
         The first group that is not wanted any more.
     frames
         With --json, print each frame, its payload in base64.
     """
-    start = parse_start(from_)
-    check_range(start, until)
+    wanted = parse_start(from_)
+    check_range(None if isinstance(wanted, Moment) else wanted, until)
     if frames and not general.json:
         raise UsageError("--frames goes with --json; without it payloads are printed anyway")
     client_tls = tls.build()
     async with open_output() as output, moqtrio.open_session(url, tls=client_tls) as session:
         printer = GroupPrinter(output, general, frames=frames)
+        start = await find_start(session, broadcast, track, wanted)
+        check_range(start, until)
         try:
             async with session.subscribe(broadcast, track, start=start, end=until) as subscription:
                 await _print_items(subscription, printer)
