@@ -51,9 +51,9 @@ class TimelineTrack(Track):
     async def send_answer(self, stream: SendStream, second: int) -> None:
         """Send the one frame of a group. Raises ReplayError, and what the stream raises."""
         sequence = await self._timed.find(float(second))
-        now = self._timed.now()
-        payload = json.dumps({"sequence": sequence, "now": round(now, 6)}).encode()
-        encoded, _ = encode_frames([Frame(payload, int(now * 1e6))])
+        now_us = int(self._timed.now() * 1e6)
+        payload = json.dumps({"sequence": sequence, "now": now_us / 1e6}).encode()
+        encoded, _ = encode_frames([Frame(payload, now_us)])
         await stream.send_all(encoded)
 
 
