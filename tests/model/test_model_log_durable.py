@@ -122,10 +122,21 @@ async def test_what_the_store_refuses_is_not_seen() -> None:
     assert log.lost_until(1) == 2
 
 
-async def test_an_end_without_a_group_is_reached() -> None:
+async def test_the_latest_is_one_of_which_something_is_durable() -> None:
+    log = make_log()
+    record(log, publish(log, 10))
+    log.create_group()
+    log.give_up(publish(log, 10))
+    assert (log.edge, log.latest, log.first_from(1)) == (3, 0, 1)
+
+
+@pytest.mark.parametrize("begin_first", [False, True])
+async def test_an_end_without_a_group_is_reached(begin_first: bool) -> None:
     log = TrackLog(recording="durable")
-    log.begin_at(7)
+    if begin_first:
+        log.begin_at(7)
     log.begin_recording(3, 1000)
+    log.begin_at(7)
     log.finish()
     assert (log.final_sequence, log.edge) == (7, 7)
 
