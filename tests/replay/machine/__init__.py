@@ -1,0 +1,1 @@
+"""The state machine over the whole replay engine, and the bugs it must find."""
