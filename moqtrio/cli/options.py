@@ -14,6 +14,7 @@ import moqtrio
 from ..session.url import SessionUrl
 from .durations import format_duration, parse_duration
 from .failures import UsageError
+from .sizes import parse_size
 
 _TLS = Group("Certificates", sort_key=2)
 _SOURCE = Group("What is published", sort_key=1)
@@ -40,6 +41,14 @@ Duration = Annotated[
     float, Parameter(converter=_duration, metavar="DURATION", show_default=_show_duration)
 ]
 """A number of seconds, given as a duration such as ``72h``."""
+
+
+def _size(_type: Any, tokens: Sequence[Token]) -> int:
+    return parse_size(tokens[0].value)
+
+
+Size = Annotated[int, Parameter(converter=_size, metavar="SIZE")]
+"""A number of bytes, given as a size such as ``10GB``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,16 +170,31 @@ class SourceOptions:
         int, Parameter(group=_SOURCE, metavar="N", help="Frames per group.")
     ] = 1
     store: Annotated[
-        Path | None,
+        tuple[str, ...],
         Parameter(
             group=_SOURCE,
-            metavar="DIR",
-            help="Record to this directory, and replay from it what memory has forgotten.",
+            metavar="DIR|URL",
+            negative="",
+            help="Record to this directory, and replay from it what memory has forgotten. A "
+            "second one, such as s3://bucket/prefix, takes what is complete.",
         ),
-    ] = None
+    ] = ()
     retention: Annotated[
         Duration, Parameter(group=_SOURCE, help="How long the store keeps groups.")
     ] = 72 * 3600.0
+    disk_retention: Annotated[
+        Duration,
+        Parameter(
+            group=_SOURCE,
+            help="How long the directory keeps what the URL has; with two --store.",
+        ),
+    ] = 3600.0
+    disk_size: Annotated[
+        Size | None,
+        Parameter(
+            group=_SOURCE, help="How much the directory may take: the oldest goes beyond it."
+        ),
+    ] = None
     cache_age: Annotated[
         Duration, Parameter(group=_SOURCE, help="How long memory keeps groups.")
     ] = 5.0
@@ -187,8 +211,27 @@ class SourceOptions:
             raise UsageError(f"--group-frames must be at least 1, not {self.group_frames}")
         if self.seconds is not None and self.input != "telemetry":
             raise UsageError("--seconds goes with --input telemetry; other input ends by itself")
+        self.split_stores()
         if not self.broadcast or not self.track:
             raise UsageError("--broadcast and --track must not be empty")
+
+    def split_stores(self) -> tuple[Path | None, str | None]:
+        """The directory and the URL. Raises UsageError where it is not one, or one of each."""
+        urls = [each for each in self.store if "://" in each]
+        directories = [Path(each) for each in self.store if "://" not in each]
+        if len(urls) > 1 or len(directories) > 1:
+            raise UsageError(
+                "--store takes one directory and, besides, one URL, not " + " and ".join(self.store)
+            )
+        if urls and not directories:
+            raise UsageError(
+                f"--store {urls[0]} needs a directory besides, where what is recorded lies until "
+                "it is complete: --store DIR"
+            )
+        return (
+            directories[0] if directories else None,
+            urls[0] if urls else None,
+        )
 
 
 GENERAL = GeneralOptions()

@@ -28,6 +28,9 @@ _STATISTICS_INTERVAL = 1.0
 _LAG_TO_MENTION = 2.0
 
 
+Store = moqtrio.SqliteStore | moqtrio.TieredStore
+
+
 class FrameReader(Protocol):
     """Where frames come from."""
 
@@ -95,6 +98,7 @@ class Publication:
     track: moqtrio.Track
     reader: FrameReader
     options: SourceOptions
+    store: Store | None
 
     async def run(self, output: Output, *, json: bool) -> None:
         """Publish all of the input, then stay for subscribers unless told to ``--exit``."""
@@ -112,6 +116,8 @@ class Publication:
             if not self.options.exit:
                 await trio.sleep_forever()
             await self.track.wait_durable()
+            if isinstance(self.store, moqtrio.TieredStore):
+                await self.store.archive()
             nursery.cancel_scope.cancel()
         if json:
             await output.write_json(describe(self.track))
@@ -162,14 +168,31 @@ async def open_publication(options: SourceOptions) -> AsyncIterator[Publication]
     origin = moqtrio.Origin()
     async with AsyncExitStack() as stack:
         reader = await _open_reader(options, stack)
-        store = None
-        if options.store is not None:
-            store = await stack.enter_async_context(
-                moqtrio.SqliteStore.open(options.store, retention=options.retention)
-            )
+        store = await _open_store(options, stack)
         broadcast = origin.create_broadcast(options.broadcast)
         track = broadcast.create_track(options.track, store=store, cache_age=options.cache_age)
-        yield Publication(origin, track, reader, options)
+        yield Publication(origin, track, reader, options, store)
+
+
+async def _open_store(options: SourceOptions, stack: AsyncExitStack) -> Store | None:
+    directory, url = options.split_stores()
+    if directory is None:
+        return None
+    if url is None:
+        return await stack.enter_async_context(
+            moqtrio.SqliteStore.open(
+                directory, retention=options.retention, retention_bytes=options.disk_size
+            )
+        )
+    return await stack.enter_async_context(
+        moqtrio.TieredStore.open(
+            directory,
+            url,
+            retention=options.retention,
+            hot_retention=options.disk_retention,
+            hot_bytes=options.disk_size,
+        )
+    )
 
 
 async def _open_reader(options: SourceOptions, stack: AsyncExitStack) -> FrameReader:

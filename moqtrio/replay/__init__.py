@@ -6,6 +6,7 @@ from .adapters import BlockingStore, RequestedStore, from_async, from_blocking
 from .expiry import Expiry
 from .live import PARKED, LiveReader, Parked
 from .memory import MemoryStore, MemoryTrack
+from .objects import ObjectStore, ObjectTrack, TieredStore, TieredTrack
 from .reading import read_group
 from .recorder import Recorder, RecorderSettings
 from .resolver import DONE, Done, Dropped, Resolver, resolve_group
@@ -31,6 +32,8 @@ __all__ = [
     "MemoryStore",
     "MemoryTrack",
     "Missing",
+    "ObjectStore",
+    "ObjectTrack",
     "Parked",
     "Pending",
     "Ready",
@@ -46,6 +49,8 @@ __all__ = [
     "RetryPolicy",
     "SqliteStore",
     "SqliteTrack",
+    "TieredStore",
+    "TieredTrack",
     "from_async",
     "from_blocking",
     "read_group",
