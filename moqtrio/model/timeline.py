@@ -19,7 +19,7 @@ class Timeline:
     """
 
     def __init__(self, log: TrackLog, index: TimeIndex | None) -> None:
-        self.index = index
+        self.index: TimeIndex | None = index
         self._log = log
         self._turn = trio.Lock()
 
