@@ -27,7 +27,7 @@ logger: logging.Logger = logging.getLogger("moqtrio.log")
 # What the wire can carry (RFC 9000 section 16: 62 bits): the end after the last group.
 _LARGEST_SEQUENCE = 2**62 - 2
 
-_COMPACT_AT = 1024
+_COMPACT_AT = 256
 
 
 @attrs.frozen

@@ -91,7 +91,7 @@ async def test_what_an_open_group_costs_does_not_grow_with_what_comes_after_it()
         publish(log)
     assert held(log) == [0, 20_000]
     # What is kept to find groups by number: no more than a multiple of those there are.
-    assert len(log._order) < 2100
+    assert len(log._order) < 520
     assert log.first_from(1) == 20_000
 
 
