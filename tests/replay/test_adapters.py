@@ -75,7 +75,8 @@ class Library:
                 self.inside.discard(sequence)
                 yield frame
         finally:
-            self.closed.append(sequence)
+            if threading.current_thread() is not self.main:
+                self.closed.append(sequence)
 
     def assert_in_a_thread(self) -> None:
         assert threading.current_thread() is not self.main
@@ -334,6 +335,33 @@ async def test_an_async_iterator_is_closed_when_nobody_reads(autojump_clock: Moc
         await trio.sleep(1000)
         assert not closed
         asker.scope.cancel()
+        await trio.sleep(2)
+        assert closed == [7]
+
+
+async def test_an_async_iterator_is_closed_while_nobody_takes_what_it_has(
+    autojump_clock: MockClock,
+) -> None:
+    closed: list[int] = []
+
+    async def frames(sequence: int) -> AsyncIterator[Frame]:
+        try:
+            for index in range(10**9):
+                yield Frame(bytes(600), index)
+        finally:
+            closed.append(sequence)
+
+    kept = []
+
+    async def function(sequence: int) -> AsyncIterator[Frame]:
+        kept.append(frames(sequence))  # so that no collector closes it
+        return kept[-1]
+
+    async with from_async(function, buffer_bytes=1000) as store:
+        reader = await open_reader(make_track(store, first_sequence=100), 7)
+        await trio.sleep(100)
+        assert not closed
+        reader.close()
         await trio.sleep(2)
         assert closed == [7]
 

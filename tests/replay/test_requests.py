@@ -209,6 +209,54 @@ async def test_a_request_is_withdrawn_when_nobody_waits(
         assert requests.statistics().unanswered == 0
 
 
+async def test_the_end_of_a_withdrawn_request_harms_nobody(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    track = make_track()
+    with track.requests() as requests:
+        (asker,) = start_askers(nursery, track, 7)
+        with await requests.receive() as request:
+            asker.scope.cancel()
+            await request.wait_withdrawn()
+        (early,) = start_askers(nursery, track, 7)
+        again = await requests.receive()
+        with suppress(KeyError), request:
+            raise KeyError
+        (late,) = start_askers(nursery, track, 7)
+        await wait_all_tasks_blocked()
+        again.accept().finish()
+        await wait_all_tasks_blocked()
+        assert early.answers == late.answers == [[]]
+
+
+async def test_an_answer_between_poll_and_wait_is_not_overlooked(nursery: trio.Nursery) -> None:
+    track = make_track()
+    assert track.source is None
+    with track.requests() as requests:
+        start_askers(nursery, track, *range(5))
+        taken = {(request := await requests.receive()).sequence: request for _ in range(5)}
+        waits = []
+        for sequence in range(5):
+            pending = track.source.poll_group(sequence)
+            assert isinstance(pending, Pending)
+            waits.append(pending.wait)
+        taken[0].missing()
+        taken[1].fail()
+        taken[2].accept().finish()
+        group = taken[3].accept()
+        group.write_frame(b"on its way")
+        with trio.fail_after(1):
+            for wait in waits[:4]:
+                await wait()
+        assert requests.statistics().waiting == 0
+        group.finish()
+        nursery.start_soon(waits[4])
+        await wait_all_tasks_blocked()
+        requests.close()
+        with trio.fail_after(1):
+            await waits[4]()
+
+
 async def test_who_asks_again_at_once_joins_the_request(
     nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
