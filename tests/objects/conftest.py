@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-for each in ("replay", "end_to_end"):
+for each in ("replay", "end_to_end", "cli"):
     sys.path.insert(0, str(Path(__file__).parents[1] / each))
 
 from object_tools import Endpoint, MotoServer  # noqa: E402  # found by what is above

@@ -208,13 +208,13 @@ def _decode(document: dict[str, Any]) -> Manifest:
         document["next_number"],
         {each.id: each for each in tracks},
         {each.number: each for each in slices},
-        [Doomed(*row) for row in document["doomed"]],
+        tuple(Doomed(*row) for row in document["doomed"]),
     )
 
 
 def _decode_track(*row: Any) -> ManifestTrack:
     *head, unfinished, gaps = row
-    return ManifestTrack(*[*head, dict(unfinished), [GapWrite(*gap) for gap in gaps]])
+    return ManifestTrack(*[*head, dict(unfinished), tuple(GapWrite(*gap) for gap in gaps)])
 
 
 def _decode_slice(*row: Any) -> ManifestSlice:

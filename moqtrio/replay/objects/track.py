@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 from typing import TYPE_CHECKING
-
-import trio
 
 from ...model.source import Bounds, Missing, Pending, Ready
 from ..gaps import Gaps
@@ -67,28 +64,6 @@ class ObjectTrack(SlicedTrack[ObjectFile]):
         answer = super().poll_group(sequence, priority=priority)
         return self._gaps.check(sequence, answer) if isinstance(answer, Missing) else answer
 
-    async def find_time(self, when: float) -> int | None:
-        """The smallest sequence of which anything was recorded at or after ``when``; see
-        :class:`~moqtrio.replay.TimeIndex`. Looks into the index of one object at most."""
-        await trio.lowlevel.checkpoint()
-        collection, reading = self._collection, self.reading
-        async with reading.lookups:
-            self._check_readable()
-            slices = collection.manifest.slices
-            place = self.times.find(when, lambda number: slices[number].recorded)
-            if place is None or slices[place.slice].created >= when:
-                return None if place is None else place.lowest
-            look = partial(
-                find_recorded_since,
-                collection.indexes,
-                self.file(place.slice),
-                when,
-                oldest=self.spans.oldest or 0,
-                unreadable=place.lowest,
-            )
-            found = [await reading.look_up(look), place.later]
-        return min((each for each in found if each is not None), default=None)
-
     # For looking up.
 
     def check_open(self) -> None:
@@ -104,6 +79,21 @@ class ObjectTrack(SlicedTrack[ObjectFile]):
         found = self._collection.manifest.slices[number]
         key = found.contents[self.row.id].key
         return ObjectFile(number, found.name, found.size, found.directory_at, key)
+
+    def created(self, number: int) -> float:
+        """A time before the first commit of a slice."""
+        return self._collection.manifest.slices[number].created
+
+    def recorded(self, number: int) -> float:
+        """When the last commit of a slice was."""
+        return self._collection.manifest.slices[number].recorded
+
+    def find_in_slice(
+        self, file: ObjectFile, when: float, *, oldest: int, unreadable: int
+    ) -> int | None:
+        """See :meth:`SlicedTrack.find_in_slice`. Looks into the index of one object."""
+        indexes = self._collection.indexes
+        return find_recorded_since(indexes, file, when, oldest=oldest, unreadable=unreadable)
 
     def mean_group_bytes(self) -> int:
         """The mean size of the groups; 0 where there are none."""
