@@ -17,6 +17,7 @@ from .catalog import ACTIVE, CREATING, DROPPING, Catalog, SliceRow, TrackRow
 from .errors import store_error
 from .lock import DirectoryLock
 from .records import Content
+from .removal import find_oldest
 from .schema import file_bytes, remove_files, slice_number, slice_path, sync_directory
 from .shelf import Slice
 from .slices import recover
@@ -64,7 +65,8 @@ def open_directory(directory: Path) -> OpenedStore:
 def _open(directory: Path, lock: DirectoryLock, catalog: Catalog) -> OpenedStore:
     tracks = catalog.tracks()
     rows = catalog.slices()
-    _undo(directory, catalog, [row for row in rows if row.state in (CREATING, DROPPING)])
+    undone = [row for row in rows if row.state in (CREATING, DROPPING)]
+    _remove_files(directory, undone)
     slices: list[Slice] = []
     for row in rows:
         if row.state in (CREATING, DROPPING):
@@ -81,14 +83,17 @@ def _open(directory: Path, lock: DirectoryLock, catalog: Catalog) -> OpenedStore
                 row.continuations,
             )
         )
+    if undone:
+        gone = [row.number for row in undone]
+        catalog.finish_drop(gone, find_oldest(tracks, [*undone, *slices], gone))
     numbers = [row.number for row in rows] + _numbers_on_disk(directory)
     next_number = max(numbers, default=0) + 1
     clock = max([catalog.clock(), *(each.recorded for each in slices)])
     return OpenedStore(directory, lock, catalog, tracks, catalog.gaps(), slices, next_number, clock)
 
 
-def _undo(directory: Path, catalog: Catalog, rows: Sequence[SliceRow]) -> None:
-    """Remove slices that were never written to, or were on their way out."""
+def _remove_files(directory: Path, rows: Sequence[SliceRow]) -> None:
+    """Of slices that were never written to, or were on their way out."""
     if not rows:
         return
     try:
@@ -97,7 +102,6 @@ def _undo(directory: Path, catalog: Catalog, rows: Sequence[SliceRow]) -> None:
         sync_directory(directory)
     except OSError as error:
         raise store_error(error, directory) from error
-    catalog.finish_drop([row.number for row in rows])
 
 
 def _finish(

@@ -6,12 +6,14 @@ Everything here blocks, and belongs in a worker thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from ...errors import ReplayError
-from .catalog import Catalog
+from .catalog import Catalog, TrackRow
 from .errors import store_error
+from .records import Content
 from .schema import remove_files, slice_path, sync_directory
 
 logger: logging.Logger = logging.getLogger("moqtrio.store")
@@ -45,3 +47,32 @@ def remove_slices(
         except OSError as error:
             raise store_error(error, path) from error
     catalog.finish_drop(numbers, oldest)
+
+
+class SliceContents(Protocol):
+    """What has to be known of a slice here."""
+
+    number: int
+    contents: dict[int, Content]
+
+
+def find_oldest(
+    tracks: Iterable[TrackRow], slices: Sequence[SliceContents], gone: Collection[int]
+) -> dict[int, int]:
+    """By track, the oldest sequence there is without the slices that are gone; for those
+    that lose something."""
+    oldest: dict[int, int] = {}
+    for track in tracks:
+        lost: list[int] = []
+        kept: list[int] = []
+        for each in slices:
+            content = each.contents.get(track.id)
+            if content is None or content.first is None or content.last is None:
+                continue
+            if each.number in gone:
+                lost.append(content.last + 1)
+            else:
+                kept.append(content.first)
+        if lost:
+            oldest[track.id] = min(kept, default=max(lost))
+    return oldest

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
 
@@ -13,8 +13,8 @@ import attrs
 from .catalog import ACTIVE, SliceRow, TrackRow
 from .looking import find_catalog, read_catalog, select_track
 from .records import Content
-from .recovery import OpenedStore, open_directory
-from .removal import remove_slices
+from .recovery import open_directory
+from .removal import find_oldest, remove_slices
 from .schema import file_bytes
 from .shelf import Slice
 
@@ -126,7 +126,8 @@ def trim_store(
         now = max(wall_clock(), opened.clock)
         numbers = _choose(directory, opened.slices, opened.tracks, limits, now)
         if numbers:
-            remove_slices(directory, opened.catalog, numbers, _oldest(opened, numbers))
+            oldest = find_oldest(opened.tracks, opened.slices, numbers)
+            remove_slices(directory, opened.catalog, numbers, oldest)
         return _report(directory, False, opened.slices, opened.tracks, numbers)
     finally:
         opened.catalog.close()
@@ -179,18 +180,6 @@ def _count_beyond(slices: _Slices, size: int) -> int:
         total -= slices[count].bytes
         count += 1
     return count
-
-
-def _oldest(opened: OpenedStore, numbers: Sequence[int]) -> Mapping[int, int]:
-    """By track, what will be the oldest sequence."""
-    oldest: dict[int, int] = {}
-    for track in opened.tracks:
-        contents = [(each.number, each.contents.get(track.id)) for each in opened.slices]
-        gone = [c.last + 1 for n, c in contents if n in numbers and c and c.last is not None]
-        kept = [c.first for n, c in contents if n not in numbers and c and c.first is not None]
-        if gone:
-            oldest[track.id] = min(kept, default=max(gone))
-    return oldest
 
 
 def _report(
