@@ -34,6 +34,11 @@ class EarlierLogs:
                 nearest = found
         return Missing(nearest)
 
+    def first(self) -> int | None:
+        """The smallest sequence that is on its way to the store."""
+        found = (log.first_unrecorded(0) for log in self._unfinished())
+        return min((each for each in found if each is not None), default=None)
+
     def durable_end(self, end: int) -> int:
         """``end``, or where the first of them is behind it."""
         return min([end, *(log.durable_end for log in self._unfinished())])

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from store_tools import files, find_group, frames_of, read_sequences, whole
 
 from moqtrio.errors import ReplayError
+from moqtrio.model import Origin
 from moqtrio.model.group import FINISHED
 from moqtrio.model.source import Missing, TimeIndex
 from moqtrio.replay.memory import MemoryTrack
@@ -153,6 +154,19 @@ async def test_a_damaged_slice_counts_from_its_first_group(
     async with open_track(tmp_path) as (_, track):
         assert await track.find_time(START + 8) == 3, "it held 3, 4 and 5"
         assert await track.find_time(START + 12) == 6
+
+
+async def test_what_an_earlier_run_has_not_recorded_yet_counts(
+    tmp_path: Path, mock_clock: trio.testing.MockClock
+) -> None:
+    async with open_track(tmp_path) as (store, target):
+        before = Origin().create_broadcast("a").create_track("b", store=store)
+        before.write_frame(b"")
+        before.finish()
+        mock_clock.jump(10.0)
+        track = Origin().create_broadcast("a").create_track("b", store=store)
+        assert await track.find_time(START + 5) == 0
+        assert target.bounds().oldest is None, "it was recorded before it was asked for"
 
 
 async def test_a_store_that_is_closed_says_so(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from .cache import Cache, TrackCache
 from .chunks import FrameRun
 from .extents import Damage, Extent, Piece
 from .loads import Reading, TrackLoads, copy_error
+from .pool import SliceRetired
 from .reader import SlicedGroupReader, evicted
 from .records import OPEN
 from .spans import SpanIndex
@@ -128,6 +129,19 @@ class SlicedTrack(ABC, Generic[F]):
         """How many frames there are of a group that more may come of; None for others."""
 
     @abstractmethod
+    def created(self, number: int) -> float:
+        """A time before the first commit of a slice."""
+
+    @abstractmethod
+    def recorded(self, number: int) -> float:
+        """When the last commit of a slice was."""
+
+    @abstractmethod
+    def find_in_slice(self, file: F, when: float, *, oldest: int, unreadable: int) -> int | None:
+        """The smallest sequence recorded since in one slice, in a worker thread; see
+        :func:`.times.find_in_slice`. Raises ReplayError (retryable) and SliceRetired."""
+
+    @abstractmethod
     def load_range(self, request: RangeRequest[F]) -> Extent:
         """Read an extent, in a worker thread. Raises ReplayError (retryable)."""
 
@@ -162,6 +176,29 @@ class SlicedTrack(ABC, Generic[F]):
         if sequence >= extent.middle and not extent.read_ahead:
             self._read_ahead(extent)
         return Ready(SlicedGroupReader(self, sequence, found))
+
+    async def find_time(self, when: float) -> int | None:
+        """The smallest sequence of which anything was recorded at or after ``when``; see
+        :class:`~moqtrio.replay.TimeIndex`. Looks into one slice at most."""
+        await trio.lowlevel.checkpoint()
+        async with self.reading.lookups:
+            while True:
+                self._check_readable()
+                place = self.times.find(when, self.recorded)
+                if place is None or self.created(place.slice) >= when:
+                    return None if place is None else place.lowest
+                look = partial(
+                    self.find_in_slice,
+                    self.file(place.slice),
+                    when,
+                    oldest=self.spans.oldest or 0,
+                    unreadable=place.lowest,
+                )
+                try:
+                    found = [await self.reading.look_up(look), place.later]
+                except SliceRetired:
+                    continue  # it has expired meanwhile
+                return min((each for each in found if each is not None), default=None)
 
     # For readers.
 

@@ -7,7 +7,6 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import attrs
@@ -174,27 +173,6 @@ class ReadOnlyTrack(SlicedTrack[SliceFile]):
         """When the store was opened, on its clock, in seconds since the Unix epoch."""
         return self._now
 
-    async def find_time(self, when: float) -> int | None:
-        """The smallest sequence of which anything was recorded at or after ``when``; see
-        :class:`~moqtrio.replay.TimeIndex`."""
-        async with self.reading.lookups:
-            place = self.times.find(when, lambda number: self._store.slice(number).recorded)
-            if place is None or self._store.slice(place.slice).created >= when:
-                await trio.lowlevel.checkpoint()
-                return None if place is None else place.lowest
-            found = await self.reading.look_up(
-                partial(
-                    find_in_slice,
-                    self._pool,
-                    self.file(place.slice),
-                    self.key.id,
-                    when,
-                    oldest=self.spans.oldest or 0,
-                    unreadable=place.lowest,
-                )
-            )
-        return min((each for each in (found, place.later) if each is not None), default=None)
-
     def expire(self, row: SliceRow) -> None:
         """A slice has been removed."""
         end = self.spans.end
@@ -226,6 +204,21 @@ class ReadOnlyTrack(SlicedTrack[SliceFile]):
     def recorded_frames(self, sequence: int) -> int | None:
         """No more comes of any group."""
         return None
+
+    def created(self, number: int) -> float:
+        """A time before the first commit of a slice."""
+        return self._store.slice(number).created
+
+    def recorded(self, number: int) -> float:
+        """When the last commit of a slice was."""
+        return self._store.slice(number).recorded
+
+    def find_in_slice(
+        self, file: SliceFile, when: float, *, oldest: int, unreadable: int
+    ) -> int | None:
+        """See :meth:`SlicedTrack.find_in_slice`."""
+        pool, track = self._pool, self.key.id
+        return find_in_slice(pool, file, track, when, oldest=oldest, unreadable=unreadable)
 
     def load_range(self, request: RangeRequest[SliceFile]) -> Extent:
         """See :func:`~.loader.load_range`."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import attrs
-import trio
 
 from ...model.source import Bounds, Missing, Pending, Ready
 from ..batch import GroupDelta, merge_writes, refused
@@ -20,7 +18,6 @@ from .extents import Extent, Piece
 from .loader import load_piece, load_range
 from .loads import Reading
 from .lookup import PieceRequest, RangeRequest, SlicedTrack, TrackKey
-from .pool import SliceRetired
 from .reader import SlicedGroupReader
 from .records import OpenGroup, SliceFile
 from .slices import Written
@@ -96,28 +93,9 @@ class SqliteTrack(SlicedTrack[SliceFile]):
     async def find_time(self, when: float) -> int | None:
         """The smallest sequence of which anything was recorded at or after ``when``; see
         :class:`~moqtrio.replay.TimeIndex`. Looks into one slice at most."""
-        await trio.lowlevel.checkpoint()
-        shelf, reading = self._shelf, self.reading
-        async with reading.lookups:
-            while True:
-                self._check_readable()
-                place = self.times.find(when, shelf.recorded)
-                if place is None or shelf.created(place.slice) >= when:
-                    return None if place is None else place.lowest
-                look = partial(
-                    find_in_slice,
-                    shelf.pool,
-                    self.file(place.slice),
-                    self.key.id,
-                    when,
-                    oldest=self.spans.oldest or 0,
-                    unreadable=place.lowest,
-                )
-                try:
-                    found = [await reading.look_up(look), place.later]
-                except SliceRetired:
-                    continue  # it has expired meanwhile
-                return min((each for each in found if each is not None), default=None)
+        earlier = self.earlier.first()  # in this order: it may be recorded meanwhile
+        found = [earlier, await super().find_time(when)]
+        return min((each for each in found if each is not None), default=None)
 
     @property
     def reserved_end(self) -> int:
@@ -181,6 +159,14 @@ class SqliteTrack(SlicedTrack[SliceFile]):
         """Where a slice is."""
         return self._shelf.file(number)
 
+    def created(self, number: int) -> float:
+        """A time before the first commit of a slice."""
+        return self._shelf.created(number)
+
+    def recorded(self, number: int) -> float:
+        """When the last commit of a slice was."""
+        return self._shelf.recorded(number)
+
     def mean_group_bytes(self) -> int:
         """The mean size of the groups; 0 where there are none."""
         return self._shelf.mean_group_bytes(self.row.id)
@@ -201,6 +187,13 @@ class SqliteTrack(SlicedTrack[SliceFile]):
         """How many frames of a group are durable that is being recorded; None for others."""
         group = self._open.get(sequence)
         return None if group is None else group.frames
+
+    def find_in_slice(
+        self, file: SliceFile, when: float, *, oldest: int, unreadable: int
+    ) -> int | None:
+        """See :meth:`SlicedTrack.find_in_slice`."""
+        pool, track = self._shelf.pool, self.key.id
+        return find_in_slice(pool, file, track, when, oldest=oldest, unreadable=unreadable)
 
     def load_range(self, request: RangeRequest[SliceFile]) -> Extent:
         """Read an extent, in a worker thread. Raises ReplayError (retryable) and SliceRetired."""
