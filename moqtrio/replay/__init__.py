@@ -1,7 +1,17 @@
 """History: the replay interface, the resolver, the recorder and the stores."""
 
 from ..model.recording import RecordingMode, RecordingStatistics
-from ..model.source import END, Bounds, End, GroupReader, Missing, Pending, Ready, ReplaySource
+from ..model.source import (
+    END,
+    Bounds,
+    End,
+    GroupReader,
+    Missing,
+    Pending,
+    Ready,
+    ReplaySource,
+    TimeIndex,
+)
 from .adapters import BlockingStore, RequestedStore, from_async, from_blocking
 from .expiry import Expiry
 from .live import PARKED, LiveReader, Parked
@@ -49,6 +59,7 @@ __all__ = [
     "RetryPolicy",
     "SqliteStore",
     "SqliteTrack",
+    "TimeIndex",
     "TieredStore",
     "TieredTrack",
     "from_async",
