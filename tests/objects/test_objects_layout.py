@@ -162,6 +162,7 @@ MANIFEST = Manifest(
         )
     },
     doomed=(Doomed("slices/x", 3.5),),
+    store="this one",
 )
 
 
@@ -174,6 +175,11 @@ def test_what_is_no_manifest_is_refused(data: bytes) -> None:
     with pytest.raises(ReplayError, match="not the manifest") as raised:
         decode_manifest(data, "it")
     assert not raised.value.retryable
+
+
+def test_a_manifest_that_contradicts_itself_is_refused() -> None:
+    with pytest.raises(ReplayError, match="not listed"):
+        decode_manifest(encode_manifest(attrs.evolve(MANIFEST, tracks={})), "it")
 
 
 @pytest.mark.parametrize("length", range(0, 200, 20))

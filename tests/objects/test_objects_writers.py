@@ -254,6 +254,24 @@ async def test_a_store_that_ignores_conditions_is_refused(
     assert not raised.value.retryable
 
 
+async def test_a_store_that_takes_the_place_of_another_is_not_mixed_with_it(
+    tmp_path: Path,
+) -> None:
+    cold = MemoryStore()
+    async with tiered(tmp_path / "one", cold) as store:
+        await record(store, 0, 20)
+        await store.archive()
+        async with ObjectStore.open(cold, interval=3600) as objects:
+            (track,) = objects.tracks()
+            obstore.delete(cold, list(objects_of(cold)))
+            async with tiered(tmp_path / "two", cold) as other:
+                await record(other, 0, 5, size=7)
+                await other.archive()
+                with pytest.raises(ReplayError, match="replaced by another"):
+                    await objects.refresh()
+                assert track.bounds().latest == 19
+
+
 async def test_left_overs_of_a_crash_are_swept(tmp_path: Path) -> None:
     cold = MemoryStore()
     async with tiered(tmp_path / "hot", cold) as store:

@@ -81,7 +81,7 @@ class Collection:
 
     def __init__(self, client: ObjectClient, cache_bytes: int, manifest: Manifest) -> None:
         self.client = client
-        self.manifest: Manifest = attrs.evolve(manifest, tracks={}, slices={})
+        self.manifest: Manifest = Manifest("", 0, 0)
         self.indexes: IndexCache = IndexCache(client, min(_INDEX_BYTES, cache_bytes))
         self.cache: Cache = Cache(cache_bytes)
         self.reading: ObjectReading = ObjectReading(
@@ -110,8 +110,14 @@ class Collection:
         return self._by_epoch.get((broadcast, name, epoch))
 
     def apply(self, manifest: Manifest) -> None:
-        """From now on this is what there is."""
-        before, self.manifest = self.manifest, manifest
+        """From now on this is what there is. Raises ReplayError for another store's."""
+        before = self.manifest
+        if before.store not in ("", manifest.store):
+            raise ReplayError(
+                f"the store in {self.client.label} was replaced by another: open it anew",
+                retryable=False,
+            )
+        self.manifest = manifest
         for row in manifest.tracks.values():
             self._put_track(row)
         for number, removed in before.slices.items():

@@ -97,6 +97,7 @@ class Manifest:
 
     Attributes:
         writer: who wrote this, by a random name.
+        store: tells this store from any other that was or will be in the same place.
         generation: counts the writers that there have been.
         revision: counts the changes.
         next_number: for the next object.
@@ -112,6 +113,7 @@ class Manifest:
     tracks: Mapping[int, ManifestTrack] = attrs.Factory(dict)
     slices: Mapping[int, ManifestSlice] = attrs.Factory(dict)
     doomed: Sequence[Doomed] = ()
+    store: str = ""
 
     def newest(self) -> dict[tuple[str, str], ManifestTrack]:
         """The latest numbering of every track."""
@@ -137,6 +139,7 @@ def encode_manifest(manifest: Manifest) -> bytes:
     document = {
         "format": _FORMAT,
         "version": FORMAT_VERSION,
+        "store": manifest.store,
         "writer": manifest.writer,
         "generation": manifest.generation,
         "revision": manifest.revision,
@@ -201,6 +204,9 @@ def _encode_content(track: int, each: SliceContent) -> list[Any]:
 def _decode(document: dict[str, Any]) -> Manifest:
     tracks = [_decode_track(*row) for row in document["tracks"]]
     slices = [_decode_slice(*row) for row in document["slices"]]
+    named = {each.id for each in tracks}
+    if any(track not in named for each in slices for track in each.contents):
+        raise ValueError("an object has a track that is not listed")
     return Manifest(
         document["writer"],
         document["generation"],
@@ -209,6 +215,7 @@ def _decode(document: dict[str, Any]) -> Manifest:
         {each.id: each for each in tracks},
         {each.number: each for each in slices},
         tuple(Doomed(*row) for row in document["doomed"]),
+        document["store"],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping
 
 import attrs
@@ -46,8 +47,12 @@ class Revision:
 
     def claim(self, writer: str) -> None:
         """There is a new writer."""
-        generation = self._manifest.generation + 1
-        self._manifest = attrs.evolve(self._manifest, writer=writer, generation=generation)
+        self._manifest = attrs.evolve(
+            self._manifest,
+            store=self._manifest.store or secrets.token_hex(8),
+            writer=writer,
+            generation=self._manifest.generation + 1,
+        )
 
     def adopt(self) -> list[ManifestTrack]:
         """Reserve sequences for the numberings that go on here although the disk does not
