@@ -65,6 +65,9 @@ def test_wrong_usage(
                 ["announced"],
                 ["store"],
                 ["store", "info"],
+                ["store", "verify"],
+                ["store", "export"],
+                ["store", "trim"],
                 ["demo"],
             )
         ),
