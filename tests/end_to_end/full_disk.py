@@ -7,6 +7,7 @@ fill its disk. Prints "well" if everything went as it should.
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from contextlib import suppress
@@ -22,6 +23,7 @@ SHAPE = Shape(5, 4000)
 # More than memory may hold, so that some of it is lost while nothing can be recorded.
 WHILE_FULL = 300
 MAX_BYTES = 2 * 2**20
+NOBODY = 65534
 
 
 class Limit:
@@ -49,11 +51,35 @@ class Ballast:
         self.path.unlink()
 
 
+class Permissions:
+    """A directory in which no file can be made."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "store"
+        if os.geteuid() == 0:  # whom no permission stops
+            os.chown(directory, NOBODY, NOBODY)
+            os.seteuid(NOBODY)
+
+    def fill(self) -> None:
+        self.path.chmod(0o500)
+
+    def free(self) -> None:
+        self.path.chmod(0o700)
+
+
+def disk_of(directory: Path, how: str) -> Limit | Ballast | Permissions:
+    """What there is to fill, and to free again."""
+    if how == "limit":
+        return Limit()
+    return Ballast(directory) if how == "ballast" else Permissions(directory)
+
+
 async def main(directory: str, how: str) -> None:
-    disk = Limit() if how == "limit" else Ballast(Path(directory))
+    disk = disk_of(Path(directory), how)
+    slice_bytes = 200_000 if how == "permissions" else 20 * 2**20
     origin = moqtrio.Origin()
     async with (
-        SqliteStore.open(Path(directory) / "store", slice_bytes=20 * 2**20) as store,
+        SqliteStore.open(Path(directory) / "store", slice_bytes=slice_bytes) as store,
         serving(origin) as server,
     ):
         track = origin.create_broadcast(BROADCAST).create_track(

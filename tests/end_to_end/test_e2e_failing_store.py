@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -63,6 +64,11 @@ async def test_a_full_disk(small_disk: Path) -> None:
 
 async def test_files_that_may_not_grow(tmp_path: Path) -> None:
     await fill_and_free(tmp_path, "limit")
+
+
+async def test_a_directory_that_becomes_read_only() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        await fill_and_free(Path(directory), "permissions")
 
 
 def delete(path: Path) -> None:
@@ -205,3 +211,38 @@ async def test_the_store_is_deleted_under_a_running_server(tmp_path: Path) -> No
         late.check_frames(SHAPE)
         assert all(gap.code != 0 for gap in late.gaps)
         assert sum(gap.end - gap.start for gap in late.gaps) > GROUPS / 2
+
+
+async def test_a_slice_that_may_not_be_read_for_a_while(
+    private_directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever wants it waits until it may be read; nobody else does."""
+    origin = moqtrio.Origin()
+    directory = private_directory / "store"
+    async with (
+        SqliteStore.open(directory, slice_bytes=300_000, cache_bytes=0) as store,
+        serving(origin) as server,
+    ):
+        track = origin.create_broadcast(BROADCAST).create_track(TRACK, store=store, cache_age=0.0)
+        for _ in range(6):
+            await publish_history(track, SHAPE, GROUPS // 6)
+        slices = sorted(directory.glob("slice-*.db"))
+        assert len(slices) >= 3
+        slices[1].chmod(0o000)
+        live, late = Follower(), Follower()
+        with trio.fail_after(40):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(follow_live, live, server)
+                await until(lambda: live.complete)
+                nursery.start_soon(follow_late, late, server, "sequence")
+                await until(lambda: late.complete)
+                await publish_live(track, live, 100)
+                before = len(late.complete)
+                assert 0 < before < GROUPS, "all before it, and nothing after it"
+                assert late.complete == list(range(before))
+                slices[1].chmod(0o600)
+                track.finish()
+        end = GROUPS + 100
+        live.check_whole(SHAPE, GROUPS - 1, end)
+        late.check_whole(SHAPE, 0, end)
+        await until(lambda: store.statistics().readers == 0)

@@ -6,8 +6,6 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,7 +18,6 @@ from moqtrio.model.group import FINISHED
 from moqtrio.model.source import Missing
 from moqtrio.replay.sqlite import SqliteStore, SqliteTrack, inspect_store
 
-NOBODY = 65534
 SMALL, LONG, END = range(10), 10, 11
 LONG_FRAMES, LONG_SIZE = 30, 9000
 
@@ -267,22 +264,6 @@ async def test_a_directory_in_a_slices_place(tmp_path: Path) -> None:
             await read_group(track, END)
         assert not raised.value.retryable, "asking again does not help"
         assert await check_others(track, range(END, 2 * END), 3 * END) == 0
-
-
-@pytest.fixture
-def private_directory() -> Iterator[Path]:
-    """A directory whose permissions count: root would be let in all the same."""
-    with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        if os.geteuid() != 0:
-            yield directory
-            return
-        os.chown(directory, NOBODY, NOBODY)
-        os.seteuid(NOBODY)
-        try:
-            yield directory
-        finally:
-            os.seteuid(0)
 
 
 async def test_a_directory_that_cannot_be_written(private_directory: Path) -> None:
