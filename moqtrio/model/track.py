@@ -155,7 +155,7 @@ class Track:
     @property
     def timeline(self) -> Timeline | None:
         """What finds groups by the time of day; None where the track's source cannot."""
-        source = self.source
+        source: object = self.source
         index = source if isinstance(source, TimeIndex) else None
         if source is not None and index is None:
             return None
