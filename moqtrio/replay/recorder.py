@@ -292,7 +292,7 @@ class Recorder:
 def _next_write(group: Group) -> GroupWrite | None:
     """What there is to record of a group."""
     frames = group.frames[group.recorded :]
-    if group.lost and (frames or group.end is None):  # what is stored is a part, and stays one
+    if group.lost and frames:  # what is stored is a part, and stays one
         return GroupWrite(group.sequence, group.recorded, (), Aborted(StreamCode.EVICTED))
     if not frames and group.end is None:
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -15,7 +16,7 @@ from moqtrio.errors import ProtocolError, ReplayError
 from moqtrio.model import RecordingStatistics, Track
 from moqtrio.model.group import FINISHED
 from moqtrio.model.log import LogLimits, TrackLog
-from moqtrio.replay import Recorder
+from moqtrio.replay import GapWrite, GroupWrite, Recorder
 from moqtrio.replay.memory import MemoryTrack
 from moqtrio.replay.sqlite import SqliteStore
 
@@ -112,6 +113,29 @@ async def test_it_ends_when_the_track_has_ended_and_all_is_done(autojump_clock: 
         assert len(log.watchers) == 0
 
 
+async def test_it_does_not_end_before_the_store_knows_what_was_lost(
+    autojump_clock: MockClock,
+) -> None:
+    class Full(MemoryTrack):
+        full = True
+
+        async def write_gaps(self, gaps: Sequence[GapWrite]) -> None:
+            if self.full:
+                raise ReplayError("disk full")
+            await super().write_gaps(gaps)
+
+    log, target = TrackLog(LogLimits(cache_bytes=0, max_bytes=100)), Full()
+    async with recording(log, target):
+        publish(log, bytes(90))
+        publish(log, bytes(90))
+        log.finish()
+        await trio.sleep(100)
+        assert log.lost_ranges() == [(0, 1)]
+        target.full = False
+        await trio.sleep(10)
+        assert log.lost_ranges() == []
+
+
 # What it tells
 
 
@@ -153,6 +177,26 @@ async def test_lag_does_not_grow_while_it_keeps_up(autojump_clock: MockClock) ->
             publish(log, b"y")
             await trio.sleep(0.01)
             assert recorder.statistics().lag < 0.1
+
+
+async def test_lag_is_that_of_the_oldest_frame_also_while_it_never_rests(
+    autojump_clock: MockClock,
+) -> None:
+    class Busy(MemoryTrack):
+        async def write(self, writes: Sequence[GroupWrite]) -> None:
+            await trio.sleep(0.1)
+            await super().write(writes)
+
+    log, target = TrackLog(), Busy()
+    async with recording(log, target) as recorder:
+        going, quiet = publish(log, b"x", end=None), publish(log, end=None)
+        for turn in range(1000):
+            log.write_frame(going, b"x", 0)
+            if turn > 500:
+                log.write_frame(quiet, b"x", 0)
+            await trio.sleep(0.01)
+            assert recorder.statistics().lag < 0.3
+        assert recorder.statistics().commits > 80
 
 
 async def test_statistics_are_plain_data_for_a_status_page() -> None:
