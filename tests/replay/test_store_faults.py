@@ -254,6 +254,18 @@ async def test_what_the_catalog_has_forgotten_is_not_used_again(tmp_path: Path) 
         assert await check_others(track, range(0), END) == 0
 
 
+async def test_a_lock_taken_for_stale_and_removed_lets_nobody_in(tmp_path: Path) -> None:
+    """Two that write would take each other's slices for their own leftovers."""
+    async with SqliteStore.open(tmp_path) as store:
+        await record(store.track("a", "b"), 0)
+        (tmp_path / "lock").unlink()
+        with pytest.raises(ReplayError, match=f"{tmp_path} is in use by process unknown"):
+            async with SqliteStore.open(tmp_path):
+                pass
+    async with SqliteStore.open(tmp_path) as store:
+        assert await check_others(store.track("a", "b"), range(0), END) == 0
+
+
 async def test_a_directory_in_a_slices_place(tmp_path: Path) -> None:
     slices = await record_slices(tmp_path)
     slices[1].unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from ...errors import ReplayError
@@ -13,22 +14,27 @@ LOCK_NAME = "lock"
 
 
 class DirectoryLock:
-    """An exclusive lock on a store's directory, gone with the process that holds it."""
+    """An exclusive lock on a store's directory, gone with the process that holds it.
+
+    It is on the directory itself. The file beside the slices only says who holds it, for
+    one that somebody takes for stale and removes must not let a second process in.
+    """
 
     def __init__(self, directory: Path) -> None:
         """Take the lock. Raises ReplayError where another holds it."""
-        path = directory / LOCK_NAME
+        note = directory / LOCK_NAME
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
-            raise store_error(error, path) from error
+            raise store_error(error, directory) from error
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, f"{os.getpid()}\n".encode(), 0)
+            note.write_text(f"{os.getpid()}\n")
         except BlockingIOError as error:
-            holder = os.pread(self._descriptor, 32, 0).decode(errors="replace").strip()
             self.release()
+            holder = ""
+            with suppress(OSError, UnicodeDecodeError):
+                holder = note.read_text()[:32].strip()
             raise ReplayError(
                 f"the store {directory} is in use by process {holder or 'unknown'}: only one "
                 "process at a time may write to a store",
@@ -36,7 +42,7 @@ class DirectoryLock:
             ) from error
         except OSError as error:
             self.release()
-            raise store_error(error, path) from error
+            raise store_error(error, note) from error
 
     def release(self) -> None:
         """Let go of the lock."""
