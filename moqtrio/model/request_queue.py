@@ -155,6 +155,11 @@ class RequestQueue:
         self._runs.clear()
         self._receivers.unpark_all()
 
+    @property
+    def edge(self) -> int:
+        """One more than the highest sequence of the track, so far."""
+        return self._log.edge
+
     def statistics(self) -> RequestStatistics:
         """A snapshot of the counters."""
         return RequestStatistics(
@@ -265,7 +270,9 @@ class RequestQueue:
         """There is no such group, nor any below ``next_available``."""
         if self._is_current(entry):
             self._answers.keep_missing(entry.sequence, next_available)
-        self._runs[next_available] = self._runs.pop(entry.sequence + 1, 0)
+        run = self._runs.pop(entry.sequence + 1, None)
+        if run is not None:
+            self._runs[next_available] = run
         self._answer(entry)
 
     def fail(self, entry: Entry, error: ReplayError) -> None:
