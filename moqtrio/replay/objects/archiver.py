@@ -377,7 +377,10 @@ class Archiver:
         """Read on as any reader does."""
         while True:
             try:
-                found = await self._in_thread(partial(read_manifest, self._client, self._version))
+                known = self._collection.manifest
+                found = await self._in_thread(
+                    partial(read_manifest, self._client, self._version, known)
+                )
                 if found is not None:
                     manifest, self._version = found
                     self._collection.apply(manifest)

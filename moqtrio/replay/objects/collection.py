@@ -9,7 +9,6 @@ import trio
 
 from ...errors import ReplayError
 from ..sqlite.cache import Cache
-from ..sqlite.extents import Extent, Piece
 from ..sqlite.loads import Reading
 from .index import IndexCache
 from .manifest import Manifest, ManifestTrack
@@ -41,21 +40,10 @@ class ObjectReading(Reading):
     _rest_until: float = 0.0
     _limiter: trio.CapacityLimiter = attrs.Factory(lambda: trio.CapacityLimiter(_READER_THREADS))
 
-    async def run(self, read: Callable[[], Extent | Piece]) -> Extent | Piece:
-        """Run ``read`` in a worker thread, and count it. Cancelling it abandons the thread."""
-        entry = await self._run(read)
-        self.loaded_bytes += entry.size
-        return entry
-
-    async def look_up(self, read: Callable[[], T]) -> T:
-        """Run ``read``, which brings nothing to keep, as :meth:`run` does."""
-        async with self.slots:
-            return await self._run(read)
-
-    async def _run(self, read: Callable[[], T]) -> T:
+    async def in_thread(self, read: Callable[[], T]) -> T:
+        """Run ``read`` in a worker thread. Cancelling it abandons the thread."""
         if self._failed is not None and trio.current_time() < self._rest_until:
             raise ReplayError(f"{self._failed} (a moment ago)", code=self._failed.code)
-        self.loads += 1
         started = trio.current_time()
         try:
             answer = await trio.to_thread.run_sync(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import attrs
@@ -19,6 +20,7 @@ from ..target import GapWrite
 
 FORMAT_VERSION = 1
 _FORMAT = "moqtrio-objects"
+_COMPACT = (",", ":")
 _LARGEST = 512 * 2**20  # decoded; ten million slices would not fit any more
 
 
@@ -81,6 +83,14 @@ class ManifestSlice:
     created: float
     recorded: float
     contents: Mapping[int, SliceContent]
+
+    @cached_property
+    def encoded(self) -> str:
+        """As the manifest has it. There may be ten thousand, and it is written often."""
+        head = [self.number, self.name, self.source, self.size, self.directory_at]
+        times = [self.created, self.recorded]
+        contents = [_encode_content(track, content) for track, content in self.contents.items()]
+        return json.dumps([*head, *times, contents], separators=_COMPACT)
 
 
 @attrs.frozen
@@ -145,14 +155,18 @@ def encode_manifest(manifest: Manifest) -> bytes:
         "revision": manifest.revision,
         "next_number": manifest.next_number,
         "tracks": [_encode_track(each) for each in manifest.tracks.values()],
-        "slices": [_encode_slice(each) for each in manifest.slices.values()],
         "doomed": [[each.name, each.since] for each in manifest.doomed],
     }
-    return zlib.compress(json.dumps(document, separators=(",", ":")).encode(), 1)
+    text = json.dumps(document, separators=_COMPACT)
+    slices = ",".join([each.encoded for each in manifest.slices.values()])
+    return zlib.compress(f'{text[:-1]},"slices":[{slices}]}}'.encode(), 1)
 
 
-def decode_manifest(data: bytes, where: str) -> Manifest:
-    """Read a manifest. Raises ReplayError, which no repetition heals, for other bytes."""
+def decode_manifest(data: bytes, where: str, known: Manifest | None = None) -> Manifest:
+    """Read a manifest. Of what is the same as in one that is ``known``, nothing is made anew.
+
+    Raises ReplayError, which no repetition heals, for other bytes.
+    """
     try:
         decompressor = zlib.decompressobj()
         text = decompressor.decompress(data, _LARGEST)
@@ -162,7 +176,7 @@ def decode_manifest(data: bytes, where: str) -> Manifest:
         if document["format"] != _FORMAT:
             raise ValueError("it is something else")
         if document["version"] <= FORMAT_VERSION:
-            return _decode(document)
+            return _decode(document, {} if known is None else known.slices)
     except (zlib.error, ValueError, TypeError, KeyError) as error:
         raise ReplayError(
             f"{where} is not the manifest of a moqtrio store, or is damaged: {error}",
@@ -181,19 +195,6 @@ def _encode_track(each: ManifestTrack) -> list[Any]:
     return [*head, _pairs(each.unfinished), gaps]
 
 
-def _encode_slice(each: ManifestSlice) -> list[Any]:
-    return [
-        each.number,
-        each.name,
-        each.source,
-        each.size,
-        each.directory_at,
-        each.created,
-        each.recorded,
-        [_encode_content(track, content) for track, content in each.contents.items()],
-    ]
-
-
 def _encode_content(track: int, each: SliceContent) -> list[Any]:
     content = each.content
     counted = attrs.astuple(content.totals)
@@ -201,9 +202,9 @@ def _encode_content(track: int, each: SliceContent) -> list[Any]:
     return [*head, *counted, _pairs(each.continued)]
 
 
-def _decode(document: dict[str, Any]) -> Manifest:
+def _decode(document: dict[str, Any], known: Mapping[int, ManifestSlice]) -> Manifest:
     tracks = [_decode_track(*row) for row in document["tracks"]]
-    slices = [_decode_slice(*row) for row in document["slices"]]
+    slices = [_decode_slice(known, *row) for row in document["slices"]]
     named = {each.id for each in tracks}
     if any(track not in named for each in slices for track in each.contents):
         raise ValueError("an object has a track that is not listed")
@@ -224,8 +225,11 @@ def _decode_track(*row: Any) -> ManifestTrack:
     return ManifestTrack(*[*head, dict(unfinished), tuple(GapWrite(*gap) for gap in gaps)])
 
 
-def _decode_slice(*row: Any) -> ManifestSlice:
+def _decode_slice(known: Mapping[int, ManifestSlice], *row: Any) -> ManifestSlice:
     *head, contents = row
+    found = known.get(head[0])
+    if found is not None and found.name == head[1]:  # a name that is not used twice
+        return found
     return ManifestSlice(*[*head, dict(map(_decode_content, contents))])
 
 

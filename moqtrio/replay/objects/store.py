@@ -130,7 +130,11 @@ class ObjectStore:
     async def refresh(self) -> None:
         """Look now for what is new. Raises ReplayError where the store does not answer."""
         found = await trio.to_thread.run_sync(
-            read_manifest, self._client, self._version, abandon_on_cancel=True
+            read_manifest,
+            self._client,
+            self._version,
+            self._collection.manifest,
+            abandon_on_cancel=True,
         )
         if found is not None:
             manifest, self._version = found
@@ -167,22 +171,22 @@ def connect(target: ObjectTarget, timeout: float) -> ObjectClient:
 
 
 def read_manifest(
-    client: ObjectClient, known: Version | None = None
+    client: ObjectClient, version: Version | None = None, known: Manifest | None = None
 ) -> tuple[Manifest, Version] | None:
-    """The manifest; None where there is none, or it is the one that is known. Blocks.
+    """The manifest; None where there is none, or it is the one of ``version``. Blocks.
 
     Raises ReplayError.
     """
     try:
-        found: Found | None = client.read_manifest(known)
+        found: Found | None = client.read_manifest(version)
     except ObjectMissing as error:
-        if known is None:
+        if version is None:
             return None
         raise ReplayError(f"the manifest in {client.label} is gone") from error
     if found is None:
         return None
     where = f"{MANIFEST_NAME} in {client.label}"
-    return decode_manifest(found.data, where), found.version
+    return decode_manifest(found.data, where, known), found.version
 
 
 def describe(collection: Collection, last_error: str | None) -> ObjectStatistics:

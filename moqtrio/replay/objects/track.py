@@ -31,7 +31,7 @@ class ObjectTrack(SlicedTrack[ObjectFile]):
         self, collection: Collection, row: ManifestTrack, cache: Cache, reading: Reading
     ) -> None:
         super().__init__(TrackKey(row.id, f"{row.broadcast}/{row.name}"), cache, reading)
-        self.row = row
+        self.row: ManifestTrack = row
         self._gaps = Gaps(row.gaps)
         self._collection = collection
         self._groups = 0

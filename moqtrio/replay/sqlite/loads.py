@@ -59,7 +59,7 @@ class Reading:
     async def run(self, read: Callable[[], Extent | Piece]) -> Extent | Piece:
         """Run ``read`` in a worker thread, and count it."""
         self.loads += 1
-        entry = await trio.to_thread.run_sync(read, limiter=self._threads)
+        entry = await self.in_thread(read)
         self.loaded_bytes += entry.size
         return entry
 
@@ -70,7 +70,11 @@ class Reading:
         """
         async with self.slots:
             self.loads += 1
-            return await trio.to_thread.run_sync(read, limiter=self._threads)
+            return await self.in_thread(read)
+
+    async def in_thread(self, read: Callable[[], T]) -> T:
+        """Run ``read`` in a worker thread."""
+        return await trio.to_thread.run_sync(read, limiter=self._threads)
 
 
 class Planner(Protocol):

@@ -45,7 +45,7 @@ class SqliteTrack(SlicedTrack[SliceFile]):
         gaps: Iterable[GapWrite] = (),
     ) -> None:
         super().__init__(TrackKey(row.id, f"{row.broadcast}/{row.name}"), cache, reading)
-        self.row = row
+        self.row: TrackRow = row
         self.gaps: Gaps = Gaps(gaps)
         self.earlier: EarlierLogs = EarlierLogs()
         self.in_use = False  # whether the catalog knows that sequences are being used
