@@ -11,6 +11,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Final
 
 import attrs
 import trio
@@ -24,7 +25,8 @@ from .source import END, End, Missing, Pending, Ready
 logger: logging.Logger = logging.getLogger("moqtrio.requests")
 
 _PATIENCE = 5.0  # seconds for which slow readers may keep others waiting, in one group
-_FRAME_OVERHEAD = 128  # what a frame takes in memory besides its payload, roughly
+FRAME_OVERHEAD: Final = 128
+"""What a frame takes in memory besides its payload, roughly."""
 
 
 def copy_error(error: ReplayError) -> ReplayError:
@@ -100,7 +102,7 @@ class GroupBuffer:
         elif not 0 <= timestamp_us < TIMESTAMP_END:
             raise ValueError(f"expected a timestamp in [0, 2**61) microseconds, got {timestamp_us}")
         self._frames.append(Frame(payload, timestamp_us))
-        self.size += len(payload) + _FRAME_OVERHEAD
+        self.size += len(payload) + FRAME_OVERHEAD
         self._wake_readers()
 
     async def wait_room(self) -> None:
@@ -153,7 +155,7 @@ class GroupBuffer:
         base = min(self._positions.values(), default=self._base)
         taken = base - self._base
         if taken:
-            self.size -= sum([len(f.payload) + _FRAME_OVERHEAD for f in self._frames[:taken]])
+            self.size -= sum([len(f.payload) + FRAME_OVERHEAD for f in self._frames[:taken]])
             del self._frames[:taken]
             self._base = base
             self._on_change(self)

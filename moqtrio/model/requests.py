@@ -117,7 +117,13 @@ class ReplayRequest:
 
     def fail_with(self, error: ReplayError) -> None:
         """As :meth:`fail`, with an error of your own: where it is ``retryable`` every
-        subscription asks again, with growing delays, for as long as its patience lasts."""
+        subscription asks again, with growing delays, for as long as its patience lasts.
+
+        May also come after :meth:`accept`: then it ends the group that is being written.
+        """
+        if self._buffer is not None:
+            self._buffer.fail(error)
+            return
         self._settle()
         self._queue.fail(self._entry, error)
 

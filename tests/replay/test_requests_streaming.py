@@ -185,7 +185,8 @@ async def test_a_failure_worth_another_try_goes_on_where_it_was(
     track = make_track()
     with open_requests(track) as requests:
         start_askers(nursery, track, 7)
-        group = (await requests.receive()).accept()
+        request = await requests.receive()
+        group = request.accept()
         assert track.source is not None
         found = track.source.poll_group(7)
         assert isinstance(found, Ready)
@@ -193,7 +194,7 @@ async def test_a_failure_worth_another_try_goes_on_where_it_was(
         for payload in FRAMES[:3]:
             group.write_frame(payload)
             assert isinstance(reader.poll_frames(1), Ready)
-        group.abort_with(ReplayError("the disk is busy"))
+        request.fail_with(ReplayError("the disk is busy"))
         for _ in range(2):
             with pytest.raises(ReplayError, match="the disk is busy") as caught:
                 reader.poll_frames(1)
@@ -212,14 +213,15 @@ async def test_a_group_that_changed_meanwhile_does_not_end_like_a_whole_one(
     track = make_track()
     with open_requests(track) as requests:
         start_askers(nursery, track, 7)
-        group = (await requests.receive()).accept()
+        request = await requests.receive()
+        group = request.accept()
         assert track.source is not None
         found = track.source.poll_group(7)
         assert isinstance(found, Ready)
         group.write_frame(b"one")
         group.write_frame(b"two")
         assert isinstance(found.value.poll_frames(100), Ready)
-        group.abort_with(ReplayError("the disk is busy"))
+        request.fail_with(ReplayError("the disk is busy"))
         with pytest.raises(ReplayError, match="busy"):
             found.value.poll_frames(1)
         await trio.sleep(0.1)
