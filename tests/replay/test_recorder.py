@@ -105,6 +105,22 @@ async def test_a_restart_goes_on_with_the_next_sequence(autojump_clock: MockCloc
     assert {g[0][0].payload for s, g in stored(target).items() if s < 5} == {b"run 0"}
 
 
+async def test_a_restart_uses_no_sequence_again_that_was_not_recorded(
+    autojump_clock: MockClock,
+) -> None:
+    log, target = TrackLog(), MemoryTrack()
+    async with recording(log, target):
+        publish(log, b"recorded")
+        await trio.sleep(1)
+        target.fail(ReplayError("disk full"))
+        for _ in range(3):
+            publish(log, b"seen, and gone")
+        assert log.edge == 4
+    target.fail(None)
+    async with recording(TrackLog(), target) as recorder:
+        assert recorder._log.next_sequence == 4
+
+
 async def test_nothing_is_seen_before_it_is_reserved(autojump_clock: MockClock) -> None:
     log, target = TrackLog(), GatedTrack()
     target.reserve_gate = trio.Event()
