@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,11 +15,10 @@ from cyclopts import Parameter
 import moqtrio
 
 from ..replay.sqlite import ExportReport, ReadOnlyStore, ReadOnlyTrack, export_track
-from .durations import parse_duration
 from .failures import EXIT_FAILURE, EXIT_SUCCESS, UsageError
 from .options import GENERAL, GeneralOptions
 from .output import Output, open_output
-from .positions import check_range
+from .positions import Moment, Start, check_range, parse_start
 from .progress import Progress
 from .receiving import GroupPrinter
 from .sizes import format_size
@@ -31,13 +29,6 @@ STANDARD_OUTPUT = "-"
 Format = Literal["lines", "jsonl", "frames"]
 
 
-@attrs.frozen
-class _Since:
-    """A time of day: seconds since the Unix epoch, or before now where it is negative."""
-
-    seconds: float
-
-
 async def export(
     directory: Path,
     /,
@@ -45,7 +36,7 @@ async def export(
     broadcast: BroadcastOption = None,
     track: TrackOption = None,
     from_: Annotated[
-        str, Parameter(name="--from", metavar="SEQ|oldest|TIME", allow_leading_hyphen=True)
+        str, Parameter(name="--from", metavar="SEQ|oldest|latest|TIME", allow_leading_hyphen=True)
     ] = "oldest",
     until: Annotated[int | None, Parameter(metavar="SEQ")] = None,
     output: Annotated[str, Parameter(metavar="-|FILE", allow_leading_hyphen=True)] = "-",
@@ -67,8 +58,8 @@ async def export(
     track
         The track's name; need not be given where there is only one.
     from_
-        The first group: its sequence, the oldest there is, or the first recorded since a time, as
-        -10m or 2026-01-31T12:00:00Z.
+        The first group: its sequence, the oldest there is, the latest, or the first recorded
+        since a time: how long ago (-10m) or when (2026-01-31T12:00:00Z).
     until
         The first group that is not wanted any more.
     output
@@ -77,7 +68,7 @@ async def export(
         lines: each frame followed by a newline. jsonl: a JSON object per group, gap and end.
         frames: the same, and one per frame with its payload in base64.
     """
-    start = parse_position(from_)
+    start = parse_start(from_)
     check_range(start if isinstance(start, int) else None, until)
     chosen: Format = format or ("jsonl" if general.json else "lines")
     to_file = output != STANDARD_OUTPUT
@@ -86,7 +77,8 @@ async def export(
     with judging_store():
         async with ReadOnlyStore.open(directory) as store:
             source = store.track(broadcast, track)
-            first = await _find_start(source, start)
+            oldest = from_.strip().lower() == "oldest"  # with no gap before it
+            first = None if oldest else await _find_start(source, start)
             async with _open_sink(output, chosen) as sink:
                 report = await export_track(store, source, sink, start=first, end=until)
                 await sink.end(report)
@@ -94,32 +86,17 @@ async def export(
     return EXIT_FAILURE if report.missing else EXIT_SUCCESS
 
 
-def parse_position(text: str) -> int | _Since | None:
-    """Where to begin; None for the oldest. Raises UsageError, saying what is expected."""
-    compact = text.strip()
-    if compact.lower() == "oldest":
-        return None
-    if compact.isascii() and compact.isdigit():
-        return int(compact)
-    try:
-        if compact.startswith("-"):
-            return _Since(-parse_duration(compact[1:]))
-        instant = datetime.fromisoformat(compact)
-    except ValueError as error:
-        raise UsageError(
-            "--from expects a group's sequence, oldest, or a time such as -10m or "
-            f"2026-01-31T12:00:00Z, not {text!r}"
-        ) from error
-    if instant.tzinfo is None:
-        instant = instant.replace(tzinfo=UTC)
-    return _Since(instant.timestamp())
-
-
-async def _find_start(track: ReadOnlyTrack, start: int | _Since | None) -> int | None:
-    if not isinstance(start, _Since):
+async def _find_start(track: ReadOnlyTrack, start: Start) -> int:
+    if start is None:
+        latest = track.spans.end - 1
+        while latest in track.unfinished:
+            latest -= 1
+        return max(latest, 0)
+    if not isinstance(start, Moment):
         return start
-    seconds = start.seconds
-    found = await track.find_time(seconds if seconds > 0 else track.now() + seconds)
+    if start.remark is not None:
+        print(f"moqtrio: {start.remark}", file=sys.stderr)
+    found = await track.find_time(start.when)
     return track.spans.end if found is None else found
 
 

@@ -225,11 +225,20 @@ def test_export_to_a_file(moqtrio: Call, directory: str, tmp_path: Path) -> None
     assert path.read_bytes() == b"".join(line + b"\n" for line in LINES[:20])
 
 
-@pytest.mark.parametrize("position", ["2023-11-14T23:13:20Z", "2023-11-14T23:13:20", "10"])
+@pytest.mark.parametrize("position", ["2023-11-14T23:13:20Z", "2023-11-15T00:13:20+01:00", "10"])
 def test_export_from_a_time(moqtrio: Call, directory: str, position: str) -> None:
     code, out, _ = moqtrio("export", directory, "--from", position, "--until", "11", "--json")
     assert code == 0
     assert [each.get("sequence") for each in messages(out)] == [10, 11]
+
+
+def test_export_of_the_latest(moqtrio: Call, directory: str) -> None:
+    code, out, err = moqtrio("export", directory, "--from", "latest", "--until", "50")
+    assert (code, out) == (1, "half\n")
+    assert err.splitlines() == [
+        "moqtrio: group 38: was aborted",
+        "moqtrio: groups 39 to 49: not in the store",
+    ]
 
 
 def test_export_of_the_last_minutes(moqtrio: Call, directory: str) -> None:
@@ -275,7 +284,11 @@ def test_trim(moqtrio: Call, directory: str) -> None:
         (["trim", "{}"], "what is to go?", "--help"),
         (["trim", "{}", "--older-than", "1h", "--track", "syslog"], "go with --before", "--help"),
         (["trim", "{}", "--keep-bytes", "1XB"], "expected a size such as", "--help"),
-        (["export", "{}", "--from", "soon"], "--from expects a group's sequence, oldest, or a", ""),
+        (
+            ["export", "{}", "--from", "soon"],
+            "--from expects a group's sequence, oldest or latest",
+            "",
+        ),
         (["export", "{}", "--from", "5", "--until", "5"], "--until 5 leaves nothing", ""),
         (["export", "{}", "--format", "xml"], "xml", "--help"),
         (["export", "{}", "--json", "--format", "lines"], "needs --output FILE", ""),

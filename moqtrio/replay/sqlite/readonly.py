@@ -135,7 +135,7 @@ class ReadOnlyTrack(SlicedTrack[SliceFile]):
     ) -> None:
         super().__init__(TrackKey(row.id, f"{row.broadcast}/{row.name}"), cache, reading)
         self.row = row
-        self.unfinished = frozenset(
+        self.unfinished: frozenset[int] = frozenset(
             sequence for track, sequence in found.unfinished if track == row.id
         )
         self._store = store
