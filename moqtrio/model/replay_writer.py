@@ -82,15 +82,10 @@ class ReplayWriter:
         """End the group early: after what was written its readers get this error code
         instead of an end. A no-op if it has ended already.
         """
-        self.abort_with(
+        self._ended = True
+        self._buffer.fail(
             ReplayError(f"group {self.sequence} was aborted", code=int(code), retryable=False)
         )
-
-    def abort_with(self, error: ReplayError) -> None:
-        """As :meth:`abort`, with an error of your own: readers ask again where it is
-        ``retryable``, and go on where they were."""
-        self._ended = True
-        self._buffer.fail(error)
 
     def _check_open(self) -> None:
         if self._ended:
