@@ -87,6 +87,18 @@ async def test_the_oldest_go_when_there_is_too_much(tmp_path: Path) -> None:
         assert store.statistics().evicted_slices > 0
 
 
+async def test_the_slice_being_written_stays_although_there_is_too_much(tmp_path: Path) -> None:
+    """Small commits take far more room in its log than they will once it is sealed."""
+    limit = 400_000
+    async with SqliteStore.open(tmp_path, retention_bytes=limit) as store:
+        track = store.track("a", "b")
+        for sequence in range(60):
+            await track.write([whole(sequence)])
+            await store.apply_retention()
+        assert store.statistics().file_bytes > limit
+        assert await read_sequences(track, 100) == list(range(60))
+
+
 async def test_a_reader_ends_with_an_error_when_its_group_goes(
     tmp_path: Path, mock_clock: trio.testing.MockClock
 ) -> None:
