@@ -75,11 +75,6 @@ class GroupBuffer:
         self._patience = _PATIENCE
         self._grown: trio.Event | None = None
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether nothing of it was let go: a new reader gets all of it."""
-        return self._base == 0
-
     # Writing
 
     def write(self, payload: bytes, timestamp_us: int | None) -> None:

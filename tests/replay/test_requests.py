@@ -124,6 +124,28 @@ async def test_a_row_goes_on_behind_what_is_missing(nursery: trio.Nursery) -> No
         assert readahead == 2
 
 
+async def test_what_is_remembered_is_bounded(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    track = make_track(10_000)
+
+    async def readahead_of(sequence: int) -> int:
+        nursery.start_soon(Asker(track.source).run, sequence)
+        with trio.fail_after(0.1):
+            request = await requests.receive()
+        request.missing()
+        await wait_all_tasks_blocked()
+        return request.readahead
+
+    with track.requests() as requests:
+        for sequence in range(0, 3000, 10):
+            await readahead_of(sequence)
+        assert await ask(track.source, 2990) == Missing(2991)
+        assert await readahead_of(2991) == 1
+        assert await readahead_of(0) == 0  # that it is missing was forgotten
+        assert await readahead_of(11) == 0  # and that 10 was asked for
+
+
 async def test_cancelling_receive_loses_nothing(nursery: trio.Nursery) -> None:
     track = make_track()
     with track.requests() as requests:
