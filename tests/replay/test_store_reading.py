@@ -356,3 +356,15 @@ async def test_recording_a_track_and_reading_it_back(tmp_path: Path) -> None:
         answer = await read_group(track.source, 99)
         assert not isinstance(answer, Missing)
         assert [frame.payload for frame in answer[0]] == [b"99"]
+
+
+async def test_a_group_that_comes_late_hides_none_recorded_before_it(tmp_path: Path) -> None:
+    """Small groups lie together in packs, and who looks for one looks into one pack."""
+    async with SqliteStore.open(tmp_path, cache_bytes=1) as store:
+        track = store.track("a", "b")
+        await track.write([whole(0), whole(2), whole(4), whole(8)])
+        await track.write([whole(3)])
+        await track.write([whole(9)])
+        for sequence in (4, 8, 0, 3, 9, 2):
+            got = await read_group(track, sequence)
+            assert got == (frames_of(sequence, 1, 100), FINISHED)
