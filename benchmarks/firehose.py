@@ -59,6 +59,7 @@ _MARKS = {
 _START = datetime(2026, 1, 1, tzinfo=UTC)
 _MICROSECONDS_APART = 2222
 _SORTABLE = "234567abcdefghijklmnopqrstuvwxyz"
+_TO_SORTABLE = _SORTABLE.encode() * 8
 _PAIRS = [(first + second).encode() for first in _SORTABLE for second in _SORTABLE]
 
 
@@ -208,7 +209,7 @@ class _Maker:
         return {"e": entries, "l": self.link()}
 
     def key(self, length: int) -> bytes:
-        return "".join(self.draw.choices(_SORTABLE, k=length)).encode()
+        return self.draw.randbytes(length).translate(_TO_SORTABLE)
 
     def did(self) -> str:
         return "did:plc:" + self.key(24).decode()

@@ -8,10 +8,10 @@ and then, with the URL and the fingerprint it prints,
     moqtrio subscribe URL atproto firehose --from oldest --tls-fingerprint FINGERPRINT
 
 Every message of the relay is a frame, byte for byte, and 64 of them, or those of a second, a
-group. A group on disk is whole, so the last message of the last one says where to go on: after
-a lost connection or a crash the relay is asked for what follows (its cursor), and no message
-is missing or doubled in what was recorded. Of the group that a crash cut short subscribers
-are told; its messages come in the one after it.
+group. After a lost connection or a crash the relay is asked for what follows the last message
+of the last whole group on disk (its cursor), and subscribers see nothing that is not on disk:
+in the whole groups they get, no message is missing and none comes twice. Of a group that a
+crash cut short they are told; its messages come once more, in the next one.
 """
 
 from __future__ import annotations
@@ -158,7 +158,9 @@ async def main(options: argparse.Namespace) -> None:
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(cancel_on_signal, nursery.cancel_scope)
-        track = origin.create_broadcast("atproto").create_track("firehose", store=store)
+        track = origin.create_broadcast("atproto").create_track(
+            "firehose", store=store, recording="durable"
+        )
         assert track.source is not None
         recording = Recording(track, await last_recorded(track.source))
         listener = await nursery.start(partial(moqtrio.serve, origin, options.listen, tls=tls))

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.firehose import FIRST_SEQUENCE, FRAMES_PER_GROUP, Firehose, arrivals, decode
 
 COUNT = 50_000
-DIGEST = "3ca0ee2973c5dc51d1765f96520f4f829c58d58c16c0718c2c9c70b1bee1f954"
+DIGEST = "f4dd6c1357c5fc720c762506df21a940a52b6abdd198060b675452a94996bcff"
 
 
 @pytest.fixture(scope="module")

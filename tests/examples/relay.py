@@ -8,8 +8,8 @@ import signal
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
@@ -137,16 +137,22 @@ class Example:
     async def replay(self, until: bytes) -> Replayed:
         """Follow it from the oldest group until message ``until`` has come."""
         replayed = Replayed()
+        await self.follow(replayed, lambda: until in replayed.messages[-1:])
+        return replayed
+
+    async def follow(self, replayed: Replayed, enough: Callable[[], bool]) -> None:
+        """Follow it from the group after the last one, until there is enough or it is gone."""
         tls = moqtrio.ClientTls(fingerprint=self.fingerprint)
-        async with (
-            moqtrio.open_session(self.listening, tls=tls) as session,
-            session.subscribe("atproto", "firehose", start=0) as subscription,
-        ):
-            async for item in subscription:
-                await replayed.take(item)
-                if until in replayed.messages[-1:]:
-                    return replayed
-        raise AssertionError("the track ended")
+        with suppress(moqtrio.SessionClosed):
+            async with (
+                moqtrio.open_session(self.listening, tls=tls) as session,
+                session.subscribe("atproto", "firehose", start=replayed.next_group) as subscription,
+            ):
+                async for item in subscription:
+                    await replayed.take(item)
+                    if enough():
+                        return
+                raise AssertionError("the track ended")
 
 
 @attrs.define
@@ -157,10 +163,12 @@ class Replayed:
     group_sizes: list[int] = attrs.Factory(list)
     gaps: list[Gap] = attrs.Factory(list)
     cut_short: list[int] = attrs.Factory(list)
+    next_group: int = 0
 
     async def take(self, item: moqtrio.GroupConsumer | Gap) -> None:
         if isinstance(item, Gap):
             self.gaps.append(item)
+            self.next_group = item.end
             return
         try:
             frames = await item.read_all()
@@ -169,6 +177,7 @@ class Replayed:
         else:
             self.group_sizes.append(len(frames))
             self.messages += [frame.payload for frame in frames]
+        self.next_group = item.sequence + 1
 
 
 @asynccontextmanager

@@ -84,21 +84,31 @@ async def test_a_broken_connection_is_taken_up_again(tmp_path: Path) -> None:
 
 
 async def test_after_a_kill_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    """As who comes when all is over sees it, and who was there all the time."""
+    follower = Replayed()
     with trio.fail_after(TIME_LIMIT):
         async with open_relay(tmp_path) as relay:
             for round_number in range(1, 4):
-                async with run_example(relay.url, tmp_path) as example:
+                async with (
+                    run_example(relay.url, tmp_path) as example,
+                    trio.open_nursery() as tasks,
+                ):
+                    tasks.start_soon(example.follow, follower, lambda: False)
                     relay.publish(100_000)
                     goal = FIRST_SEQUENCE + round_number * 700 + 20
                     await until(lambda goal=goal: relay.sent >= goal)
                     await example.end(signal.SIGKILL)
+                    tasks.cancel_scope.cancel()
                     relay.available = relay.sent + 200
+            last = relay.firehose.message(relay.available - 1)
             async with run_example(relay.url, tmp_path) as example:
-                replayed = await replay_all(relay, example, relay.available)
+                newcomer = await replay_all(relay, example, relay.available)
+                await example.follow(follower, lambda: last in follower.messages[-1:])
+                check_all(relay, follower, relay.available)
             assert len(relay.cursors) == 4
             assert all(cursor is not None for cursor in relay.cursors[1:])
             # Numbers that were set aside and not used, and groups that the kill cut short.
-            assert len(replayed.gaps) + len(replayed.cut_short) <= 6
+            assert len(newcomer.gaps) + len(newcomer.cut_short) <= 6
 
 
 async def test_it_stops_in_good_order(tmp_path: Path) -> None:
