@@ -185,8 +185,7 @@ async def check_gaps(store: SqliteStore) -> None:
 async def test_retention_forgets_gaps_with_the_groups_around_them(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
-    directory = tmp_path / "store"
-    async with SqliteStore.open(directory, slice_bytes=1, retention=1000) as store:
+    async with SqliteStore.open(tmp_path, slice_bytes=1, retention=1000) as store:
         track = store.track("a", "b")
         await track.write_gaps([GapWrite(0, 2, 53)])
         with pytest.raises(ReplayError):
@@ -211,13 +210,22 @@ async def test_retention_forgets_gaps_with_the_groups_around_them(
             track.poll_group(11)  # younger than what expired last
         await trio.sleep(600)
         await track.write([whole(14)])
-        await track.write_gaps([GapWrite(15, 16, 53)])
         await trio.sleep(600)
         await store.apply_retention()
         assert track.poll_group(11) == Missing(14)
-    async with SqliteStore.open(directory) as store:
+
+
+async def test_gaps_that_expired_are_gone_after_a_restart_too(tmp_path: Path) -> None:
+    async with SqliteStore.open(tmp_path, retention_bytes=4) as store:  # keeps nothing
         track = store.track("a", "b")
-        assert [(gap.start, gap.end) for gap in track.gaps] == [(15, 16)]
+        await track.write([whole(0)])
+        await track.write_gaps([GapWrite(1, 2, 53), GapWrite(3, 6, 53)])
+        await track.write([whole(4)])
+        await store.apply_retention()
+        assert track.bounds().oldest is None
+    async with SqliteStore.open(tmp_path) as store:
+        gaps = store.track("a", "b").gaps
+        assert [(gap.start, gap.end) for gap in gaps] == [(5, 6)]
 
 
 async def test_a_gap_that_cannot_be_written_is_kept_and_tried_again(
