@@ -16,6 +16,7 @@ from ..replay.sqlite import StoredSlice, StoredTrack, StoreInfo, inspect_store
 from .options import GENERAL, GeneralOptions
 from .output import open_output
 from .sizes import format_size
+from .store_objects import show_objects
 from .stores import count, format_groups, format_instant, judging_store
 
 _GAPS_SHOWN = 5
@@ -23,7 +24,7 @@ _PIPE_WIDTH = 200
 
 
 async def info(
-    directory: Path,
+    directory: str,
     /,
     *,
     general: Annotated[GeneralOptions, Parameter(name="*")] = GENERAL,
@@ -35,10 +36,13 @@ async def info(
     Parameters
     ----------
     directory
-        The store, as given to serve --store.
+        The store, as given to serve --store: a directory or a URL.
     """
+    if "://" in directory:
+        await show_objects(directory, json=general.json)
+        return
     with judging_store():
-        found = await trio.to_thread.run_sync(inspect_store, directory)
+        found = await trio.to_thread.run_sync(inspect_store, Path(directory))
     if not general.json:
         _print(found)
         return

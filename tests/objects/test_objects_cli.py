@@ -50,6 +50,20 @@ async def test_what_was_served_is_in_the_objects(tmp_path: Path, lines: Path) ->
     done = await run_moqtrio(*serve(tmp_path / "hot", url, lines, "--exit"))
     assert done.code == 0, done.err
     assert await read_lines(url) == LINES
+    done = await run_moqtrio("store", "info", url, "--json")
+    assert done.code == 0, done.err
+    track, store = done.messages
+    assert (track["oldest"], track["latest"], track["groups"], track["frames"]) == (0, 39, 40, 400)
+    assert track["bytes"] == sum(map(len, LINES))
+    assert store["objects"] == 1
+    shown = await run_moqtrio("store", "info", url)
+    assert b"the oldest is 0, the latest 39" in shown.out
+
+
+async def test_info_where_there_is_nothing(tmp_path: Path) -> None:
+    done = await run_moqtrio("store", "info", (tmp_path / "cold").as_uri())
+    assert done.code == 2
+    assert "no moqtrio store" in done.err
 
 
 async def test_s3_by_the_environment_and_a_disk_that_was_lost(

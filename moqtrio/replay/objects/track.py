@@ -12,6 +12,7 @@ from ..sqlite.extents import Extent, Piece
 from ..sqlite.loads import Reading
 from ..sqlite.lookup import PieceRequest, RangeRequest, SlicedTrack, TrackKey
 from ..sqlite.reader import SlicedGroupReader
+from ..sqlite.records import Content
 from .index import ObjectFile
 from .loader import find_recorded_since, load_piece, load_range
 from .manifest import ManifestSlice, ManifestTrack
@@ -52,6 +53,15 @@ class ObjectTrack(SlicedTrack[ObjectFile]):
         spans = self.spans
         latest = spans.end - 1 if spans else None
         return Bounds(spans.oldest, spans.end, self.row.epoch, latest)
+
+    def content(self) -> Content:
+        """How much there is of the track; of its sequences the smallest and the largest."""
+        total = Content()
+        for each in self._collection.manifest.slices.values():
+            found = each.contents.get(self.row.id)
+            if found is not None:
+                total.add(found.content)
+        return total
 
     def poll_group(
         self, sequence: int, *, priority: int = 0
