@@ -16,6 +16,7 @@ from moqtrio.errors import ReplayError
 from moqtrio.model.frame import Frame
 from moqtrio.model.group import FINISHED, Aborted
 from moqtrio.replay.sqlite import SqliteStore, VerifyProgress, VerifyReport, verify_store
+from moqtrio.replay.sqlite.looking import look
 from moqtrio.replay.target import GroupWrite
 
 SIZE = 9000
@@ -260,6 +261,7 @@ import trio
 from store_tools import frames_of
 from moqtrio.model.group import FINISHED
 from moqtrio.replay.sqlite import SqliteStore
+from moqtrio.replay.sqlite.looking import look
 from moqtrio.replay.target import GroupWrite
 
 async def main():
@@ -332,3 +334,31 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     out, errors = start_python(script, [tmp_path]).communicate(timeout=60)
     assert errors == ""
     assert int(out) < 16 * 1024, "KiB"
+
+
+async def test_what_only_sqlite_itself_can_tell(tmp_path: Path) -> None:
+    """The file says that it has pages to spare, and has none."""
+    slices = await record(tmp_path)
+    data = bytearray(slices[1].read_bytes())
+    data[39] = 5
+    slices[1].write_bytes(data)
+    (found,) = details(verify_store(tmp_path))
+    assert found.startswith("slice-00000002.db: SQLite finds")
+
+
+def test_what_changes_while_it_is_looked_at_is_looked_at_again(tmp_path: Path) -> None:
+    path = tmp_path / "database"
+    writer = sqlite3.connect(path)
+    writer.executescript("PRAGMA journal_mode=WAL; CREATE TABLE t(x);")
+    writer.close()
+    read: list[list[tuple[int]]] = []
+
+    def look_slowly(connection: sqlite3.Connection) -> list[tuple[int]]:
+        read.append(connection.execute("SELECT x FROM t").fetchall())
+        if len(read) == 1:
+            change(path, "INSERT INTO t VALUES(7)")
+        return read[-1]
+
+    assert look(path, look_slowly) == [(7,)]
+    assert read == [[], [(7,)]]
+    assert files(tmp_path, "*") == [path]
