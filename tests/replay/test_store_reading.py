@@ -368,3 +368,25 @@ async def test_a_group_that_comes_late_hides_none_recorded_before_it(tmp_path: P
         for sequence in (4, 8, 0, 3, 9, 2):
             got = await read_group(track, sequence)
             assert got == (frames_of(sequence, 1, 100), FINISHED)
+
+
+async def test_a_load_nobody_waits_for_any_more_is_not_made(tmp_path: Path) -> None:
+    """P13, for one that had to wait for a thread."""
+    async with SqliteStore.open(tmp_path) as store:
+        await store.track("a", "b").write([whole(0)])
+    async with SqliteStore.open(tmp_path) as store:
+        slots = store._reading.slots
+        borrowers = [object() for _ in range(int(slots.total_tokens))]
+        for borrower in borrowers:
+            slots.acquire_on_behalf_of_nowait(borrower)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(find_group, store.track("a", "b"), 0)
+            await trio.testing.wait_all_tasks_blocked()
+            assert store.statistics().loads_in_flight == 1
+            nursery.cancel_scope.cancel()
+        await trio.testing.wait_all_tasks_blocked()
+        assert store.statistics().loads_in_flight == 0
+        for borrower in borrowers:
+            slots.release_on_behalf_of(borrower)
+        assert await read_group(store.track("a", "b"), 0) == (frames_of(0, 1, 100), FINISHED)
+        assert store.statistics().loads == 1
