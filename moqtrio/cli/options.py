@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Group, Parameter, Token
 
@@ -195,6 +195,13 @@ class SourceOptions:
             group=_SOURCE, help="How much the directory may take: the oldest goes beyond it."
         ),
     ] = None
+    recording: Annotated[
+        Literal["live", "durable"],
+        Parameter(
+            group=_SOURCE,
+            help="Whether subscribers see what is published at once, or only what is on disk.",
+        ),
+    ] = "live"
     cache_age: Annotated[
         Duration, Parameter(group=_SOURCE, help="How long memory keeps groups.")
     ] = 5.0
@@ -211,6 +218,8 @@ class SourceOptions:
             raise UsageError(f"--group-frames must be at least 1, not {self.group_frames}")
         if self.seconds is not None and self.input != "telemetry":
             raise UsageError("--seconds goes with --input telemetry; other input ends by itself")
+        if self.recording == "durable" and not self.store:
+            raise UsageError("--recording durable needs a --store to record to")
         self.split_stores()
         if not self.broadcast or not self.track:
             raise UsageError("--broadcast and --track must not be empty")

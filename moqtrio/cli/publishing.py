@@ -170,7 +170,9 @@ async def open_publication(options: SourceOptions) -> AsyncIterator[Publication]
         reader = await _open_reader(options, stack)
         store = await _open_store(options, stack)
         broadcast = origin.create_broadcast(options.broadcast)
-        track = broadcast.create_track(options.track, store=store, cache_age=options.cache_age)
+        track = broadcast.create_track(
+            options.track, store=store, recording=options.recording, cache_age=options.cache_age
+        )
         yield Publication(origin, track, reader, options, store)
 
 
