@@ -26,7 +26,7 @@ from moqtrio.errors import ReplayError
 from moqtrio.model.group import FINISHED, Aborted
 from moqtrio.model.source import Missing
 from moqtrio.replay.objects import ObjectStore
-from moqtrio.replay.target import GroupWrite
+from moqtrio.replay.target import GapWrite, GroupWrite
 
 
 @pytest.fixture(params=["memory", "local", "s3"])
@@ -114,6 +114,44 @@ async def test_holes_are_holes_in_both_tiers(tmp_path: Path) -> None:
         expected = {0: 3, 5: 6, 7: 9, 8: 9, 10: 12, 13: None}
         for sequence, nearest in expected.items():
             assert await find_group(track, sequence) == Missing(nearest), sequence
+
+
+async def test_late_groups_change_what_was_said_to_be_missing(tmp_path: Path) -> None:
+    cold = MemoryStore()
+    async with tiered(tmp_path / "hot", cold) as store:
+        await record(store, 0, 10)
+        await record(store, 20, 30)
+        await store.archive()
+        async with ObjectStore.open(cold, interval=3600) as objects:
+            track = objects.track(BROADCAST, TRACK)
+            assert await read_sequences(track, 50) == [*range(10), *range(20, 30)]
+            await record(store, 12, 15)
+            await store.archive()
+            assert await find_group(track, 10) == Missing(20)
+            await objects.refresh()
+            assert await find_group(track, 10) == Missing(12)
+            expected = [*range(10), *range(12, 15), *range(20, 30)]
+            assert await read_sequences(track, 50) == expected
+            await check(track, 12, 15)
+
+
+async def test_what_was_never_recorded_stays_lost_and_not_absent(tmp_path: Path) -> None:
+    cold = MemoryStore()
+    async with tiered(tmp_path / "hot", cold) as store:
+        await record(store, 0, 10)
+        await hot_track(store).write_gaps([GapWrite(10, 13, 53)])
+        await record(store, 20, 30)
+        await store.archive()
+        await drop_hot(store)
+        assert store.statistics().hot.slices == 0
+        async with ObjectStore.open(cold) as objects:
+            for track in (tiered_track(store), objects.track(BROADCAST, TRACK)):
+                for sequence in range(10, 13):
+                    with pytest.raises(ReplayError, match="could not be recorded") as raised:
+                        await find_group(track, sequence)
+                    assert raised.value.code == 53
+                assert await find_group(track, 13) == Missing(20)
+                await check(track, 20, 30)
 
 
 async def test_groups_that_go_over_several_objects(tmp_path: Path) -> None:

@@ -182,10 +182,8 @@ class TieredTrack:
             return Missing(None)
         if any(not self._archiver.on_disk(each.slice) for each in cold.spans.covering(sequence)):
             return cold.poll_group(sequence, priority=priority)
-        for span in cold.spans.after(sequence):
-            if not self._archiver.on_disk(span.slice):
-                return Missing(span.first)
-        return Missing(None)
+        nearest = next(cold.spans.after(sequence), None)
+        return Missing(None if nearest is None else nearest.first)
 
 
 class TieredGroupReader:
