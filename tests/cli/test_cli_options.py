@@ -37,7 +37,7 @@ GENERATE = ["--tls-generate", "localhost"]
         ([*SERVE, *GENERATE, "--group-frames", "0"], "must be at least 1, not 0"),
         ([*SERVE, *GENERATE, "--seconds", "5"], "goes with --input telemetry"),
         ([*SERVE, *GENERATE, "--recording", "durable"], "durable needs a --store"),
-        ([*SERVE, *GENERATE, "--recording", "later"], "'live', 'durable'"),
+        ([*SERVE, *GENERATE, "--recording", "later"], 'Choose from: "live", "durable"'),
         (["demo", "--seconds", "1"], "--seconds 5 or more"),
     ],
 )
