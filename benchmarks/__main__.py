@@ -58,7 +58,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="instead: memory over a million groups, live and recorded",
     )
     parser.add_argument(
-        "--replay", action="store_true", help="instead: what replay promises (eight minutes)"
+        "--replay", action="store_true", help="instead: what replay promises (a quarter of an hour)"
     )
     parser.add_argument(
         "--quick", action="store_true", help="with --replay: less of everything, within a minute"
