@@ -107,12 +107,13 @@ class GroupBuffer:
         while self._is_full():
             started = trio.current_time()
             is_held_up = self._end_frame in self._positions.values()
-            await self.demand.wait_changed(started + self._patience if is_held_up else math.inf)
+            deadline = started + self._patience if is_held_up else math.inf
+            await self.demand.wait_changed(deadline)
             self._check_wanted()
-            if is_held_up:
+            if trio.current_time() >= deadline:
+                self._leave_behind()
+            elif is_held_up:
                 self._patience -= trio.current_time() - started
-                if self._patience <= 0:
-                    self._leave_behind()
 
     def finish(self) -> None:
         """There is no more to it. Without effect once it has ended."""
@@ -157,6 +158,7 @@ class GroupBuffer:
 
     def _leave_behind(self) -> None:
         """Go on without those who have not taken what others wait to get beyond."""
+        self._patience = 0.0
         for reader, position in tuple(self._positions.items()):
             if position == self._base:
                 logger.info("group %d goes on without a reader that is slow", self.sequence)
