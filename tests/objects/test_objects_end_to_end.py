@@ -61,6 +61,24 @@ async def test_objects_then_disk_then_memory_then_live(
         assert store.statistics().cold.readers == store.statistics().hot.readers == 0
 
 
+async def test_another_process_serves_the_history(tmp_path: Path, endpoint: Endpoint) -> None:
+    cold = endpoint.store()
+    origin = moqtrio.Origin()
+    async with tiered(tmp_path / "hot", cold) as store:
+        track = origin.create_broadcast(BROADCAST).create_track(TRACK, store=store)
+        await publish(track, 60)
+        await store.archive()
+        elsewhere = moqtrio.Origin()
+        async with moqtrio.ObjectStore.open(cold) as objects, serving(elsewhere) as server:
+            copy = elsewhere.create_broadcast(BROADCAST).create_track(TRACK, store=objects)
+            publish_group(copy, SHAPE)
+            copy.finish()
+            follower = Follower()
+            with trio.fail_after(20):
+                await follower.connect_and_follow(server)
+            follower.check_whole(SHAPE, 0, 61)
+
+
 def _limits_for_good(store: Any) -> Any:
     """What is on the disk stays there again."""
     import attrs

@@ -173,7 +173,7 @@ async def test_a_new_numbering_is_not_spliced_with_an_old_one(
         await store.archive()
         before = cold_slices(store)
     endpoint.set_mode("refuse")
-    async with tiered(tmp_path / "two", cold) as store:
+    async with tiered(tmp_path / "two", cold, request_timeout=0.2) as store:
         track = tiered_track(store)
         assert track.bounds().epoch != old_epoch
         assert store.statistics().archive.state == "failing"
@@ -192,6 +192,28 @@ async def test_a_new_numbering_is_not_spliced_with_an_old_one(
         )
     async with tiered(tmp_path / "three", cold) as store:
         assert tiered_track(store).bounds().epoch == found.bounds().epoch
+
+
+async def test_an_empty_disk_waits_for_what_the_manifest_knows(
+    tmp_path: Path, endpoint: Endpoint
+) -> None:
+    cold = endpoint.store(seconds=1)
+    async with tiered(tmp_path / "one", cold) as store:
+        epoch = tiered_track(store).bounds().epoch
+        await record(store, 0, 5)
+        await store.archive()
+    endpoint.set_mode("broken")
+
+    async def heal() -> None:
+        connections = endpoint.connections
+        await eventually(lambda: endpoint.connections > connections + 1)
+        endpoint.set_mode("open")
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(heal)
+        async with tiered(tmp_path / "two", cold) as store:
+            assert tiered_track(store).bounds().epoch == epoch
+            await check(tiered_track(store), 0, 5)
 
 
 async def test_a_lease_is_renewed_for_who_leaps_ahead(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ import logging
 import random
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import attrs
 import trio
@@ -22,19 +22,16 @@ from ...errors import ReplayError
 from ..sqlite.shelf import Shelf, Slice
 from ..sqlite.store import SqliteStore
 from ..sqlite.track import SqliteTrack
-from .answers import SLICES, Conflict, ObjectMissing, Version
+from .answers import SLICES
 from .collection import Collection
-from .manifest import Manifest, encode_manifest
-from .revise import LEASE, ArchivedSlice, Revision, slices_from
-from .store import read_manifest
+from .keeper import Keeper, Refused
+from .revise import ArchivedSlice
 from .writer import ObjectWriter, TrackName
 
 if TYPE_CHECKING:
     from .client import ObjectClient
 
 logger: logging.Logger = logging.getLogger("moqtrio.objects")
-
-T = TypeVar("T")
 
 _FIRST_DELAY, _LARGEST_DELAY = 0.5, 30.0
 _SWEEP_SECONDS = 3600.0
@@ -66,10 +63,6 @@ class ArchiveCounters:
     last_error: str | None = None
 
 
-class Refused(Exception):
-    """Another writer has the manifest now."""
-
-
 class _Stopped(Exception):
     """Nobody waits for this upload any more."""
 
@@ -85,23 +78,12 @@ class Archiver:
         self._client = client
         self._collection = collection
         self._settings = settings
-        self._writer = secrets.token_hex(8)
         self._hot: SqliteStore | None = None
-        self._hot_id = ""
-        self._version: Version | None = None
-        self._claimed = False
-        self._doubtful = False  # a put of ours may or may not have happened
-        self._archived: dict[int, int] = {}  # by number on the disk, the object's number
-        self._on_disk: dict[int, int] = {}  # the other way round
+        self._keeper: Keeper | None = None
         self._unreadable: set[int] = set()
-        self._deleted: set[str] = set()
-        self._leases: dict[int, int] = {}  # by epoch, what the manifest says was reserved
-        self._wanted: dict[int, int] = {}  # by epoch, what is to be reserved
         self._swept_at: float | None = None
         self._failed_in_a_row = 0
         self._progress = trio.Event()
-        # Not shared with reads, nor with the store on the disk: they must not wait for this.
-        self._limiter = trio.CapacityLimiter(2)
 
     # Opening.
 
@@ -110,18 +92,30 @@ class Archiver:
 
         Raises ReplayError where it never can: it has no conditional puts, say.
         """
-        self._hot, self._hot_id = hot, hot_id
+        self._hot = hot
+        self._keeper = Keeper(self._client, self._collection, hot, hot_id)
         try:
-            with trio.move_on_after(patience):
-                await self._claim(adopt=True)
-                return
-            self._note_failure(ReplayError(f"{self._client.label} did not answer"))
+            with trio.move_on_after(patience) as scope:
+                await self._claim_patiently()
+            if scope.cancelled_caught:
+                self._note_failure(ReplayError(f"{self._client.label} did not answer"))
         except Refused as error:
             self._refuse(error)
-        except ReplayError as error:
-            if not error.retryable:
-                raise
-            self._note_failure(error)
+
+    async def _claim_patiently(self) -> None:
+        """An empty disk is worth waiting for what the manifest knows: it will be too late to
+        go on with a numbering once another has begun."""
+        while True:
+            try:
+                await self._manifest.claim(adopt=True)
+                return
+            except ReplayError as error:
+                if not error.retryable:
+                    raise
+                delay = self._note_failure(error)
+            if self._store.tracks():
+                return
+            await trio.sleep(delay)
 
     async def run(self) -> None:
         """Archive until cancelled. Never raises."""
@@ -129,8 +123,8 @@ class Archiver:
         while self.state != "refused":
             changed = shelf.changed
             try:
-                if not self._claimed:
-                    await self._claim(adopt=False)
+                if not self._manifest.claimed:
+                    await self._manifest.claim(adopt=False)
                 await self._work()
                 self._note_success()
                 delay = self._next_deadline() - shelf.now()
@@ -163,8 +157,7 @@ class Archiver:
 
     def on_disk(self, number: int) -> bool:
         """Whether the slice an object was made from is still on the disk."""
-        found = self._on_disk.get(number)
-        return found is not None and self._shelf.has_slice(found)
+        return self._manifest.on_disk(number)
 
     # For the slices on the disk: see SliceGuard.
 
@@ -175,7 +168,9 @@ class Archiver:
             return False
         if self._is_outdated(each.recorded) or each.number in self._unreadable:
             return True
-        return each.number in self._archived and not self._shelf.goes_on(each, self._is_archived)
+        return each.number in self._manifest.archived and not self._shelf.goes_on(
+            each, self._is_archived
+        )
 
     def dropped(self, each: Slice) -> None:
         """A slice is going; if it is not archived, its groups are lost."""
@@ -192,105 +187,16 @@ class Archiver:
         )
 
     def check_reserve(self, track: SqliteTrack, end: int) -> None:
-        """Sequences beyond what the manifest reserves would be used twice, were the disk lost."""
-        lease_end = self._leases.get(track.row.epoch)
-        if lease_end is None or end <= lease_end:
-            return
-        self._wanted[track.row.epoch] = end
-        self._shelf.notify()
-        raise ReplayError(
-            f"track {track.key.label}: sequences from {lease_end} on are not reserved in "
-            f"{self._client.label} yet"
-        )
-
-    # Changing the manifest.
-
-    async def _claim(self, *, adopt: bool) -> None:
-        """Become the writer. Raises Refused where another is quicker, and ReplayError."""
-        await self._in_thread(self._client.probe)
-        found = await self._in_thread(partial(read_manifest, self._client))
-        manifest, version = found if found is not None else (Manifest("", 0, 0), None)
-        revision = self._revise(manifest)
-        if manifest.writer != self._writer:  # else an earlier attempt has succeeded after all
-            revision.claim(self._writer)
-        adopted = revision.adopt() if adopt else []
-        try:
-            await self._put(revision, version)
-        except Conflict as error:
-            raise Refused(
-                f"another process became the writer of {self._client.label} at the same time"
-            ) from error
-        for row in adopted:
-            self._store.adopt(row.broadcast, row.name, row.epoch, row.lease_end - LEASE)
-        self._claimed = True
-        self._learn_archived()
-        if manifest.slices:
-            logger.info("%s: %d slices", self._client.label, len(manifest.slices))
-
-    async def _update(self, change: Callable[[Revision], None]) -> None:
-        """Change the manifest. Raises Refused where it has another writer, and ReplayError."""
-        while True:
-            if self._doubtful:
-                await self._read_own()
-            revision = self._revise(self._collection.manifest)
-            change(revision)
-            revision.forget_doomed(self._deleted)
-            try:
-                await self._put(revision, self._version)
-            except Conflict:
-                self._doubtful = True
-            else:
-                self._deleted -= revision.forgotten
-                return
-
-    async def _put(self, revision: Revision, version: Version | None) -> None:
-        manifest = revision.finish(self._wanted)
-        for row in manifest.tracks.values():
-            # A numbering that is new there counts from now on: the put may well succeed.
-            self._leases.setdefault(row.epoch, row.lease_end)
-        self._doubtful = True
-        self._version = await self._in_thread(
-            lambda: self._client.put_manifest(encode_manifest(manifest), version)
-        )
-        self._doubtful = False
-        self._accept(manifest)
-
-    async def _read_own(self) -> None:
-        """Find out which of our puts have happened."""
-        found = await self._in_thread(partial(read_manifest, self._client))
-        if found is None:
-            raise Refused(f"the manifest in {self._client.label} was removed")
-        manifest, self._version = found
-        if manifest.writer != self._writer:
-            raise Refused(
-                f"another process is the writer of {self._client.label} since: two servers must "
-                "not archive to the same place"
-            )
-        self._doubtful = False
-        self._accept(manifest)
-        self._learn_archived()
-
-    def _accept(self, manifest: Manifest) -> None:
-        self._leases.update((row.epoch, row.lease_end) for row in manifest.tracks.values())
-        for epoch, end in list(self._wanted.items()):
-            if self._leases.get(epoch, end) >= end:
-                del self._wanted[epoch]
-        self._collection.apply(manifest)
-
-    def _learn_archived(self) -> None:
-        self._archived = slices_from(self._hot_id, self._collection.manifest.slices.values())
-        self._on_disk = {number: found for found, number in self._archived.items()}
-
-    def _revise(self, manifest: Manifest) -> Revision:
-        return Revision(self._store, self._hot_id, manifest)
+        """See :meth:`Keeper.check_reserve`."""
+        if self._keeper is not None:
+            self._keeper.check_reserve(track, end)
 
     # What there is to do.
 
     async def _work(self) -> None:
-        if self._doubtful:
-            await self._read_own()
-        if self._wanted or self._revise(self._collection.manifest).lease_is_due():
-            await self._update(lambda revision: None)
+        if self._manifest.doubtful:
+            await self._manifest.read_own()
+        await self._manifest.renew_leases()
         while pending := self.pending():
             await self._archive(pending[0])
             self._note_progress()
@@ -315,8 +221,7 @@ class Archiver:
             logger.error("slice %d cannot be archived: %s", each.number, error)
             return
         made = ArchivedSlice(name, writer.size, writer.directory_at, each)
-        await self._update(lambda revision: revision.add_slice(made))
-        self._learn_archived()
+        await self._manifest.update(lambda revision: revision.add_slice(made))
         self.counters.slices += 1
         self.counters.bytes += writer.size
         self._shelf.notify()
@@ -331,45 +236,45 @@ class Archiver:
                 yield piece
 
         try:
-            await self._in_thread(lambda: self._client.put(name, pieces()))
+            await self._manifest.in_thread(lambda: self._client.put(name, pieces()))
         finally:
             stopped.set()
 
     async def _remove_expired(self) -> None:
-        manifest = self._collection.manifest
+        manifest = self._manifest.manifest
         expired = [each for each in manifest.slices.values() if self._is_outdated(each.recorded)]
         if not expired:
             return
         now = self._shelf.now()
         numbers = [each.number for each in expired]
-        await self._update(lambda revision: revision.remove_slices(numbers, now))
+        await self._manifest.update(lambda revision: revision.remove_slices(numbers, now))
         self.counters.removed_slices += len(expired)
 
     async def _delete_doomed(self) -> None:
         now, grace = self._shelf.now(), self._settings.grace
         names = [
             each.name
-            for each in self._collection.manifest.doomed
-            if now - each.since >= grace and each.name not in self._deleted
+            for each in self._manifest.manifest.doomed
+            if now - each.since >= grace and each.name not in self._manifest.deleted
         ]
         if names:
-            await self._in_thread(lambda: self._client.delete(names))
-            self._deleted.update(names)
+            await self._manifest.in_thread(lambda: self._client.delete(names))
+            self._manifest.deleted.update(names)
 
     async def _sweep(self) -> None:
         """Delete what crashes between an object and its entry in the manifest have left."""
         now = self._shelf.now()
         if self._swept_at is not None and now - self._swept_at < _SWEEP_SECONDS:
             return
-        manifest = self._collection.manifest
+        manifest = self._manifest.manifest
         known = {each.name for each in manifest.slices.values()}
         known.update(each.name for each in manifest.doomed)
         age = timedelta(seconds=self._settings.orphan_age)
-        orphans = await self._in_thread(partial(_find_orphans, self._client, known, age))
+        orphans = await self._manifest.in_thread(partial(_find_orphans, self._client, known, age))
         if orphans:
             # Who has been replaced does not know which objects are its successor's.
-            await self._read_own()
-            await self._in_thread(lambda: self._client.delete(orphans))
+            await self._manifest.read_own()
+            await self._manifest.in_thread(lambda: self._client.delete(orphans))
             self.counters.swept_objects += len(orphans)
         self._swept_at = now
 
@@ -377,36 +282,30 @@ class Archiver:
         """Read on as any reader does."""
         while True:
             try:
-                known = self._collection.manifest
-                found = await self._in_thread(
-                    partial(read_manifest, self._client, self._version, known)
-                )
-                if found is not None:
-                    manifest, self._version = found
-                    self._collection.apply(manifest)
+                await self._manifest.follow()
             except ReplayError as error:
                 logger.debug("what is new cannot be seen, for now: %s", error)
             await trio.sleep(self._settings.interval)
 
     def _next_deadline(self) -> float:
-        manifest, settings = self._collection.manifest, self._settings
+        manifest, settings = self._manifest.manifest, self._settings
         deadlines = [(self._swept_at or 0.0) + _SWEEP_SECONDS]
         if settings.retention is not None:
             deadlines += [each.recorded + settings.retention for each in manifest.slices.values()]
         deadlines += [
             each.since + settings.grace
             for each in manifest.doomed
-            if each.name not in self._deleted
+            if each.name not in self._manifest.deleted
         ]
         return min(deadlines)
 
     def _is_wanted(self, each: Slice) -> bool:
-        if each.number in self._archived or each.number in self._unreadable:
+        if self._is_archived(each):
             return False
         return not self._is_outdated(each.recorded)
 
     def _is_archived(self, each: Slice) -> bool:
-        return each.number in self._archived or each.number in self._unreadable
+        return each.number in self._manifest.archived or each.number in self._unreadable
 
     def _is_outdated(self, recorded: float) -> bool:
         retention = self._settings.retention
@@ -451,13 +350,10 @@ class Archiver:
     def _shelf(self) -> Shelf:
         return self._store.shelf
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        try:
-            return await trio.to_thread.run_sync(
-                work, abandon_on_cancel=True, limiter=self._limiter
-            )
-        except ObjectMissing as error:
-            raise ReplayError(f"{self._client.label}: {error} is not there") from error
+    @property
+    def _manifest(self) -> Keeper:
+        assert self._keeper is not None, "begin() comes first"
+        return self._keeper
 
 
 def _find_orphans(client: ObjectClient, known: set[str], age: timedelta) -> Sequence[str]:

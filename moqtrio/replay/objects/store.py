@@ -11,6 +11,7 @@ import attrs
 import trio
 
 from ...errors import ReplayError
+from ...model.track import Track
 from ...scope import open_scope
 from .answers import MANIFEST_NAME, Found, ObjectMissing, Version
 from .collection import Collection
@@ -126,6 +127,17 @@ class ObjectStore:
                 f"there is no track {broadcast}/{name} in {self._client.label}", retryable=False
             )
         return track
+
+    def attach(self, track: Track) -> ObjectTrack:
+        """Replay on ``track`` what there is now of the track of that name. What is published
+        on it here comes after that, and is not recorded.
+
+        Raises ReplayError where there is no such track yet, ProtocolError where the track
+        has groups already.
+        """
+        source = self.track(track.broadcast, track.name)
+        track.log.begin_at(source.spans.end)
+        return source
 
     async def refresh(self) -> None:
         """Look now for what is new. Raises ReplayError where the store does not answer."""
