@@ -119,3 +119,13 @@ def lowest(session: nox.Session) -> None:
     requirements = nox.project.dependency_groups(PYPROJECT, "test")
     session.install("--resolution", "lowest-direct", *requirements, "--editable", ".[cli,objects]")
     session.run("python", "-m", "pytest", "--ignore=tests/interop", *session.posargs)
+
+
+@nox.session
+def machine(session: nox.Session) -> None:
+    """The state machine over the replay engine, with 50,000 examples: about half an hour."""
+    install(session, "test")
+    environment = {"MOQTRIO_HYPOTHESIS_PROFILE": "extended"}
+    session.run(
+        "python", "-m", "pytest", "tests/replay/machine", *session.posargs, env=environment
+    )

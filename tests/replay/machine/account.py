@@ -85,6 +85,7 @@ class WireAccount:
         self.ended = False
         self.failed_with: int | None = None
         self.updated = False
+        self.looked_up = 0
 
     def __repr__(self) -> str:
         names = ("delivered", "reset", "stopped", "dropped", "skipped")
@@ -112,6 +113,8 @@ class WireAccount:
 
     def update(self, start: int | None, end: int | None) -> None:
         self.updated = True
+        # What had been looked up is still sent.
+        self.looked_up = (self.cursor or 0) + 1 + self.truth.most_blocked
         if start is not None:
             self.raised = max(self.raised, start)
         if self.end is not None:  # whichever the publisher has heard of
@@ -176,7 +179,7 @@ class WireAccount:
             self.history_under_way.add(sequence)
         self._require(group is not None, "P5", f"group {sequence} was never published")
         self._require(
-            self.end is None or sequence < self.end,
+            self.end is None or sequence < max(self.end, self.looked_up),
             "P2",
             f"group {sequence} begins, beyond the end that was asked for",
         )

@@ -100,15 +100,15 @@ class Reader:
         subscription = self.subscription
         if subscription is None or not self.is_live:
             return
+        before = self.raised, self.end
+        self.raised, self.end = max(self.raised, start or 0), end
         try:
             await subscription.update(start=start, end=end, priority=priority)
         except ValueError:  # no such range: nothing has changed
+            self.raised, self.end = before
             return
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
-        self.end = end
-        if start is not None:
-            self.raised = max(self.raised, start)
         self._updated.set()
 
     async def _follow(self, session: Session) -> None:

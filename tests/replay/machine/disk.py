@@ -44,6 +44,7 @@ class Disk(MemoryTrack):
         self.trimmed: set[int] = set()
         self.failing = False
         self.refuses_writes = False
+        self.refuses_reservations = False
         self.has_refused = False
         self.stalled = False
         self.dead = False
@@ -91,9 +92,15 @@ class Disk(MemoryTrack):
         self.has_refused = self.has_refused or not retryable
         self.fail(ReplayError("the disk fails", code=FAILURE, retryable=retryable))
 
+    def refuse_writes(self, *, also_reservations: bool) -> None:
+        """Nothing can be written from now on; what is there can be read."""
+        self.refuses_writes = True
+        self.refuses_reservations = also_reservations
+
     def heal(self) -> None:
         """Nothing fails or stalls any more."""
-        self.failing = self.refuses_writes = self.stalled = False
+        self.failing = self.stalled = False
+        self.refuses_writes = self.refuses_reservations = False
         self.fail(None)
         self.resume()
 
@@ -155,24 +162,24 @@ class Disk(MemoryTrack):
             self.waiting -= 1
 
     async def reserve(self, end: int) -> None:
-        self._check_alive()
+        self._check_writable(self.refuses_reservations)
         await super().reserve(end)
 
     async def write(self, writes: Sequence[GroupWrite]) -> None:
-        self._check_alive()
+        self._check_writable(self.refuses_writes)
         await super().write(writes)
         for write in writes:
             if write.end is not None and self.has(write.sequence):
                 self.completed.add(write.sequence)
 
     async def write_gaps(self, gaps: Sequence[GapWrite]) -> None:
-        self._check_alive()
+        self._check_writable(self.refuses_writes)
         await super().write_gaps(gaps)
 
-    def _check_alive(self) -> None:
+    def _check_writable(self, refuses: bool) -> None:
         if self.dead:
             raise ReplayError("this process is dead", retryable=False)
-        if self.refuses_writes:
+        if refuses:
             raise ReplayError("the disk is full", retryable=True)
 
     def _pending(self) -> Pending:

@@ -6,36 +6,43 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 from hypothesis import event
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import (
+    RULE_MARKER,
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+)
 
 from moqtrio.replay import recorder
 from moqtrio.session import group_sender
 
 from .checks import check_after_step, check_end, check_live, check_live_frames, live_readers
+from .client import Fetching, Reader
 from .properties import Broken
 from .pump import TrioPump
 from .tap import tapping
 from .world import CACHE_AGE, PLENTY, Settings, World
 
 numbers = st.integers(0, 15)
-sizes = st.lists(st.sampled_from([0, 40, 130]), max_size=3)
-ends = st.sampled_from(["finish", "finish", "finish", "open", "abort"])
+sizes = st.lists(st.sampled_from([0, 40, 130, 130]), max_size=4)
+ends = st.sampled_from(["finish", "finish", "finish", "open", "open", "abort"])
 starts = st.one_of(st.none(), st.integers(0, 12), st.just(0))
 spans = st.one_of(st.none(), st.none(), st.integers(0, 12))
 orders = st.sampled_from(["sequence", "sequence", "arrival"])
 
-worlds = st.builds(
+WORLDS = st.builds(
     Settings,
     recorded=st.sampled_from([True, True, True, True, False]),
     durable=st.sampled_from([False, False, True]),
     cache_and_max_bytes=st.sampled_from(
         [(0, 400), (200, 400), (0, PLENTY), (200, PLENTY), (PLENTY, PLENTY)]
     ),
-    read_seconds=st.sampled_from([0.0, 0.0, 0.01]),
+    read_seconds=st.sampled_from([0.0, 0.01, 0.2]),
     small_windows=st.booleans(),
     groups_blocked=st.sampled_from([1, 2, 4]),
 )
@@ -71,9 +78,14 @@ def surroundings() -> Iterator[None]:
         logging.Logger.manager._clear_cache()  # type: ignore[attr-defined]  # as setLevel does
 
 
+def _worlds_of(machine: ReplayMachine) -> st.SearchStrategy[Settings]:
+    return machine.worlds
+
+
 class ReplayMachine(RuleBasedStateMachine):
     """Publishes, subscribes, disturbs and heals. See the package's other modules."""
 
+    worlds: ClassVar[st.SearchStrategy[Settings]] = WORLDS
     world: World
 
     def __init__(self) -> None:
@@ -105,19 +117,40 @@ class ReplayMachine(RuleBasedStateMachine):
 
         self.step(step)
 
-    @initialize(settings=worlds, history=st.integers(0, 8), schedule=st.random_module())
-    def begin(self, settings: Settings, history: int, schedule: object) -> None:
+    @initialize(
+        settings=st.runner().flatmap(_worlds_of),
+        history=st.integers(0, 8),
+        first_stays_open=st.booleans(),
+        follower=st.sampled_from(["nobody", "from the start", "from the edge"]),
+        schedule=st.random_module(),
+    )
+    def begin(
+        self,
+        settings: Settings,
+        history: int,
+        first_stays_open: bool,
+        follower: str,
+        schedule: object,
+    ) -> None:
+        """A track with a history, and perhaps somebody who follows it."""
         self.world = World(self.pump, settings)
         self.step(self.world.start)
 
         async def publish_history() -> None:
             for number in range(history):
-                self.world.publish([130] * (number % 3), 0, "finish")
+                end = "open" if first_stays_open and not number else "finish"
+                self.world.publish([130] * (number % 4), 0, end)
                 await self.pump.sleep(0.03)
             await self.pump.sleep(CACHE_AGE + 1)
 
+        async def follow() -> None:
+            start = 0 if follower == "from the start" else self.world.edge
+            await self.world.subscribe(start, None, "sequence")
+
         if history:
             self.step(publish_history)
+        if follower != "nobody":
+            self.step(follow)
 
     # The publisher
 
@@ -138,25 +171,26 @@ class ReplayMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.world.open)
     @rule(which=numbers, sizes=sizes, end=ends)
     def go_on(self, which: int, sizes: list[int], end: str) -> None:
+        """Write to a group that is open; 0 is the latest."""
         with check_live_frames(self.world, which):
             self.do(self.world.go_on, which, sizes, end)
 
-    @precondition(lambda self: not self.world.log.ended and self.world.edge > 3)
-    @rule()
-    def finish(self) -> None:
-        self.do(self.world.finish)
+    @precondition(lambda self: self.world.edge > 3)
+    @rule(how=st.sampled_from(["finish", "clean", "kill", "kill", "lost"]))
+    def end_it(self, how: str) -> None:
+        """The track ends; or the publisher does, and begins anew."""
 
-    @precondition(lambda self: self.world.edge)
-    @rule(how=st.sampled_from(["clean", "kill", "kill", "lost"]))
-    def restart(self, how: str) -> None:
         async def step() -> None:
-            await self.world.restart(how)
+            if how == "finish":
+                self.world.finish()
+            else:
+                await self.world.restart(how)
 
         self.step(step)
 
     # Time
 
-    @rule(seconds=st.sampled_from([0.03, 0.03, 0.5, CACHE_AGE + 1, CACHE_AGE + 1, 60.0]))
+    @rule(seconds=st.sampled_from([0.03, 0.5, 0.5, CACHE_AGE + 1, CACHE_AGE + 1, 60.0]))
     def let_time_pass(self, seconds: float) -> None:
         async def step() -> None:
             await self.pump.sleep(seconds)
@@ -179,24 +213,25 @@ class ReplayMachine(RuleBasedStateMachine):
         self.do(self.disk.trim if below else self.disk.remove, sequence)
 
     @precondition(lambda self: self.disk is not None and not self.disk.is_broken)
-    @rule(retryable=st.sampled_from([True, True, False]), writes_only=st.booleans())
-    def fail(self, retryable: bool, writes_only: bool) -> None:
-        if writes_only:
-            self.disk.refuses_writes = True
+    @rule(what=st.sampled_from(["all", "all", "for good", "writes", "reservations"]))
+    def fail(self, what: str) -> None:
+        """Everything, and perhaps for good; or only what is written."""
+        if what in ("writes", "reservations"):
+            self.disk.refuse_writes(also_reservations=what == "reservations")
         else:
-            self.do(lambda: self.disk.break_down(retryable=retryable))
+            self.do(lambda: self.disk.break_down(retryable=what == "all"))
 
     @precondition(lambda self: self.disk is not None and not self.disk.stalled)
-    @rule()
-    def stall(self) -> None:
-        self.do(self.disk.stall)
+    @rule(at_a_hole=st.booleans(), size=st.sampled_from([0, 130]))
+    def stall(self, at_a_hole: bool, size: int) -> None:
+        """Perhaps where a sequence was left out at the live edge, which it is asked for."""
 
-    @precondition(lambda self: self.disk is not None and not self.disk.stalled)
-    @rule(size=st.sampled_from([0, 130]))
-    def stall_at_a_hole(self, size: int) -> None:
-        """What is to be asked for at the live edge is a sequence that was left out."""
-        self.disk.stall()
-        self.do(self.world.publish, [size], 1, "finish")
+        def stall() -> None:
+            self.disk.stall()
+            if at_a_hole:
+                self.world.publish([size], 1, "finish")
+
+        self.do(stall)
 
     @precondition(lambda self: self.disk is not None and self.disk.is_disturbed)
     @rule()
@@ -258,22 +293,22 @@ class ReplayMachine(RuleBasedStateMachine):
 
         self.step(step)
 
-    @precondition(lambda self: bool(live_readers(self.world)))
-    @rule(which=numbers)
-    def cancel(self, which: int) -> None:
-        readers = live_readers(self.world)
-        self.do(readers[which % len(readers)].leave)
+    @precondition(lambda self: self.requests())
+    @rule(which=numbers, everyone=st.sampled_from([False, False, True]))
+    def leave(self, which: int, everyone: bool) -> None:
+        """Somebody cancels, or all do."""
+        requests = self.requests()
+        leaving = requests if everyone else [requests[which % len(requests)]]
 
-    @precondition(lambda self: self.world.readers or self.world.fetches)
-    @rule()
-    def everybody_leaves(self) -> None:
         def leave() -> None:
-            for reader in self.world.readers:
-                reader.leave()
-            for fetching in self.world.fetches:
-                fetching.scope.cancel()
+            for each in leaving:
+                each.scope.cancel()
 
         self.do(leave)
+
+    def requests(self) -> list[Reader | Fetching]:
+        everyone: list[Reader | Fetching] = [*self.world.readers, *self.world.fetches]
+        return [each for each in everyone if not each.gone.is_set()]
 
     @precondition(lambda self: bool(live_readers(self.world)))
     @rule(which=numbers)
@@ -289,12 +324,6 @@ class ReplayMachine(RuleBasedStateMachine):
             await self.world.fetch(sequence)
 
         self.step(step)
-
-    @precondition(lambda self: self.world.fetches)
-    @rule(which=numbers)
-    def cancel_fetch(self, which: int) -> None:
-        fetches = self.world.fetches
-        self.do(fetches[which % len(fetches)].scope.cancel)
 
     # The end
 
@@ -312,3 +341,19 @@ class ReplayMachine(RuleBasedStateMachine):
     def _events(self) -> None:
         for name, happened in self.world.happened.items():
             event(f"{name}: {happened}")
+
+
+def confined(world: Settings | None, rules: tuple[str, ...]) -> type[ReplayMachine]:
+    """The machine, in one world and with these rules only; with None and none, in all."""
+    members: dict[str, object] = {}
+    if world is not None:
+        members["worlds"] = st.just(world)
+    if rules:
+        members |= {name: None for name in RULES if name not in rules}
+        unknown = set(rules) - set(RULES)
+        assert not unknown, f"there are no such rules: {unknown}"
+    return type("ConfinedMachine", (ReplayMachine,), members) if members else ReplayMachine
+
+
+RULES = [name for name, member in vars(ReplayMachine).items() if hasattr(member, RULE_MARKER)]
+"""The names of the rules."""

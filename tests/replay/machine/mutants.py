@@ -19,11 +19,18 @@ import attrs
 
 from moqtrio.model import log as log_module
 from moqtrio.model import recording
-from moqtrio.replay import expiry, live, recorder, reopened, resolver
+from moqtrio.replay import expiry, live, recorder, reopened, resolver, retry
 from moqtrio.session import group_sender, group_stream, publisher, serving, subscription
 from moqtrio.transport import base, memory
 from moqtrio.wire.lite import frames as wire_frames
 from moqtrio.wire.lite import subscribe as wire_subscribe
+
+from .world import PLENTY, Settings
+
+PLAIN = Settings()
+SMALL_CACHE = Settings(cache_and_max_bytes=(0, PLENTY))
+SMALL_WINDOWS = Settings(small_windows=True)
+SLOW_STORE = Settings(cache_and_max_bytes=(0, PLENTY), read_seconds=1.0)
 
 
 class Rotten(AssertionError):
@@ -39,6 +46,8 @@ class Mutant:
         breaks: any of these properties may be the one that is seen to be broken.
         where: the function or property.
         old, new: the piece of source and what takes its place.
+        world, rules: where it shows and what it takes, if it would take thousands of examples
+            to come across it; otherwise everywhere, and everything.
     """
 
     name: str
@@ -46,6 +55,8 @@ class Mutant:
     where: Any
     old: str
     new: str
+    world: Settings | None = None
+    rules: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return self.name.replace(" ", "-")
@@ -110,22 +121,26 @@ UPSTREAM = [
         Server._turn,
         "for sender in tuple(self._senders):",
         "for sender in () if self._resolver_waits is not None else tuple(self._senders):",
+        PLAIN,
+        ("publish", "stall", "go_on"),
     ),
     Mutant(
         "3b an error looks like not stored",
-        ("P8",),
+        ("P7", "P8"),
         Resolver._poll_source,
         "return self._failed(sequence, error)",
         "return Missing(None)",
     ),
     Mutant(
         "4 the oldest group in memory is taken for a boundary",
-        ("P4", "P7"),
+        ("P4", "P7", "P8"),
         Resolver.poll_next,
         "answer = self._poll_source(cursor)",
         "oldest = self._log.statistics().oldest\n"
         "    answer = (self._poll_source(cursor) if oldest is None or cursor < oldest\n"
         "        else Missing(None))",
+        SMALL_CACHE,
+        ("publish_many", "let_time_pass", "subscribe"),
     ),
     # A callback that must answer at once is a matter of design. The nearest fault: an answer
     # that is not there yet is taken for one that says there is none.
@@ -133,10 +148,8 @@ UPSTREAM = [
         "5 what cannot be answered at once is missing",
         ("P1", "P4", "P7"),
         Resolver._poll_source,
-        "if not isinstance(answer, Pending):",
-        "if isinstance(answer, Pending):\n"
-        "        return Missing(None)\n"
-        "    if not isinstance(answer, Pending):",
+        "if isinstance(answer, Pending):\n        return answer",
+        "if isinstance(answer, Pending):\n        return Missing(None)",
     ),
 ]
 """The five defects of the first design, where the numbers are from."""
@@ -148,8 +161,8 @@ ENGINE = [
         Resolver.poll_next,
         "found, self._found = self._found, None\n",
         "found, self._found = self._found, None\n"
-        "    found.close()\n"
-        "    return self._drop(cursor + 1, 0)\n",
+        "        found.close()\n"
+        "        return self._drop(cursor + 1, 0)\n",
     ),
     Mutant(
         "P2 a lowered start is served again",
@@ -174,7 +187,7 @@ ENGINE = [
     ),
     Mutant(
         "P4 a drop runs over what is in memory",
-        ("P2", "P4"),
+        ("P1", "P2", "P4"),
         Resolver._next_available,
         "if in_log is not None:",
         "if False:",
@@ -199,17 +212,19 @@ ENGINE = [
         reopened.ReopenedReader.poll_frames,
         "or not self._skip",
         "or True",
+        SMALL_WINDOWS,
+        ("publish", "publish_many", "let_time_pass", "stop_or_go_on_reading"),
     ),
     Mutant(
         "P6 the subscription ends before its groups do",
-        ("P6",),
+        ("P4", "P6"),
         Server._is_over,
         "and not self._senders",
         "",
     ),
     Mutant(
         "P7 what was lost is reported as absent",
-        ("P7",),
+        ("P7", "P8"),
         Resolver.poll_next,
         "self._drop(min(lost_until, self._log.edge), StreamCode.EVICTED)",
         "self._drop(min(lost_until, self._log.edge), 0)",
@@ -217,13 +232,15 @@ ENGINE = [
     Mutant(
         "P8 an error within a group is its end",
         ("P5", "P8"),
-        group_sender.GroupSender._poll,
+        retry.RetryingReader.poll_frames,
         "waiting = self._backoff.failed()\n        if waiting is None:\n            raise",
         "return End()",
+        SLOW_STORE,
+        ("subscribe", "fail", "let_time_pass"),
     ),
     Mutant(
         "P8 what cannot be read is reported as absent",
-        ("P8",),
+        ("P7", "P8"),
         Resolver._failed,
         "error.code or StreamCode.EVICTED",
         "0",
@@ -262,6 +279,8 @@ ENGINE = [
         recorder.Recorder._write,
         "if error.retryable:\n            raise",
         "if error.retryable:\n            self._committed(batch, collected_at)\n            return",
+        PLAIN,
+        ("fail", "publish", "let_time_pass"),
     ),
     Mutant(
         "P11 sequences are shown before they are reserved",
@@ -271,10 +290,12 @@ ENGINE = [
         "    log.set_reserved_end(self._target.reserved_end)",
         "log.set_reserved_end(log.next_sequence + self._reserve_block)\n"
         "    await self._target.reserve(log.next_sequence + self._reserve_block)",
+        PLAIN,
+        ("fail", "publish_many", "let_time_pass", "end_it"),
     ),
     Mutant(
         "P11 what is not reserved is shown",
-        ("P4", "P11"),
+        ("P1", "P4", "P11"),
         Log.edge,
         "return min(self.next_sequence, self._visible_end)",
         "return self.next_sequence",
@@ -310,6 +331,8 @@ ENGINE = [
         "        return answer\n"
         "    if group is not None and isinstance(answer, Ready):\n"
         "        answer.value.close()\n",
+        PLAIN,
+        ("publish", "stall", "let_time_pass"),
     ),
     Mutant(
         "P15 a store that has answered wakes nobody",
@@ -317,6 +340,7 @@ ENGINE = [
         Server._wait_for_resolver,
         "self._wakeup.set()",
         "pass",
+        SLOW_STORE,
     ),
     Mutant(
         "P15 credit from the subscriber wakes nobody",
@@ -324,6 +348,8 @@ ENGINE = [
         Server.run,
         "self._connection.on_writable(self._wakeup.set)",
         "self._connection.on_writable(lambda: None)",
+        SMALL_WINDOWS,
+        ("publish", "publish_many", "stop_or_go_on_reading"),
     ),
 ]
 """At least one for each property."""
@@ -331,7 +357,7 @@ ENGINE = [
 LAYERS = [
     Mutant(
         "wire: a drop names one group too many",
-        ("P2", "P4"),
+        ("P2", "P4", "P7"),
         wire_subscribe.SubscribeDrop._write,
         "writer.varint(self.end - 1)",
         "writer.varint(self.end)",
@@ -345,7 +371,7 @@ LAYERS = [
     ),
     Mutant(
         "transport: what a stream could not take is lost",
-        ("P5",),
+        ("P5", "P15"),
         memory._MemorySendHalf._deliver,
         "self._chunks.appendleft(chunk[allowed:])",
         "pass",
@@ -356,6 +382,8 @@ LAYERS = [
         base.ConnectionBase._send_buffers_shrank,
         "if drained:",
         "if False:",
+        SMALL_WINDOWS,
+        ("publish", "publish_many", "stop_or_go_on_reading"),
     ),
     Mutant(
         "model: the first group in memory is overlooked",
@@ -398,6 +426,7 @@ LAYERS = [
         expiry.Expiry.is_expired,
         "or sequence < self.exempt_end",
         "",
+        PLAIN,
     ),
 ]
 """A fault in each layer."""

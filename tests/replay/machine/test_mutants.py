@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from .machine import ReplayMachine, surroundings
+from .machine import confined, surroundings
 from .mutants import MUTANTS, Mutant, Rotten
 from .properties import PROPERTIES, Broken
 
@@ -33,7 +33,7 @@ def _surroundings() -> Iterator[None]:
 @pytest.mark.parametrize("mutant", MUTANTS, ids=str)
 def test_a_planted_bug_is_found(mutant: Mutant) -> None:
     with mutant.planted(), pytest.raises(Broken) as caught:
-        run_state_machine_as_test(ReplayMachine, settings=HUNT)
+        run_state_machine_as_test(confined(mutant.world, mutant.rules), settings=HUNT)
     assert caught.value.name in mutant.breaks, str(caught.value)
 
 

@@ -53,10 +53,10 @@ class Settings:
         if not self.small_windows:
             return TransportSettings()
         return TransportSettings(
-            stream_window=160,
+            stream_window=64,
             connection_window=600,
-            stream_send_high=120,
-            stream_send_low=60,
+            stream_send_high=60,
+            stream_send_low=20,
             connection_send_high=400,
             connection_send_low=200,
         )
@@ -239,7 +239,7 @@ class World:
 
     def go_on(self, which: int, sizes: list[int], end: str) -> None:
         """Write to an open group, and perhaps end it."""
-        producer = self.open[which % len(self.open)]
+        producer = self.open[-1 - which % len(self.open)]
         group = self._published[self.epoch, producer.sequence]
         for size in sizes:
             self._write(producer, len(group.frames), size)
