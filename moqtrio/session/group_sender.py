@@ -142,8 +142,7 @@ class GroupSender:
                     stream = self.stream = self._open_stream()
                 stream.send_nowait(self._piece, finish=self._finish)
             except trio.WouldBlock:
-                if self.blocked_since is None:
-                    self.blocked_since = trio.current_time()
+                self._note_blocked()
                 return Progress.BLOCKED
             self.blocked_since = None
             self.sent += len(self._piece)
@@ -152,6 +151,13 @@ class GroupSender:
                 self.close()
                 return Progress.OVER
         return Progress.MORE
+
+    def hold_back(self) -> Progress:
+        """Send nothing now. Raises ReplayError where the group has expired."""
+        if self._expiry.is_limited:
+            self._check_expiry()
+        self._note_blocked()
+        return Progress.BLOCKED
 
     def go_on_with(self, reader: Reader) -> None:
         """Read the rest of the group from somewhere else."""
@@ -199,6 +205,10 @@ class GroupSender:
             self._pending = answer
             return Progress.PENDING
         return Progress.PARKED
+
+    def _note_blocked(self) -> None:
+        if self.blocked_since is None:
+            self.blocked_since = trio.current_time()
 
     def _check_expiry(self) -> None:
         if self._expiry.is_expired(self.sequence, self.first_us):

@@ -225,14 +225,15 @@ class SubscriptionServer:
 
     def _advance(self, sender: GroupSender, nursery: trio.Nursery) -> bool:
         """Move one group on; whether it could go further at once."""
-        if sender.is_waiting or (self._ahead.includes(sender) and self._is_far_ahead()):
+        if sender.is_waiting:
             self._block(sender)
             return False
         before = sender.sent
         try:
             if sender.blocked_since is not None:
                 self._pins.enforce(sender)
-            progress = sender.advance()
+            held_back = self._ahead.includes(sender) and self._is_far_ahead()
+            progress = sender.hold_back() if held_back else sender.advance()
         except StreamReset:
             sender.reset(StreamCode.CANCEL)  # The subscriber does not want this group.
             self._senders.remove(sender)
