@@ -319,7 +319,7 @@ class RequestQueue:
             del self._joinable[buffer.sequence]
             if isinstance(buffer.end, Whole):
                 self._answers.keep(buffer)
-            elif buffer.end is not None:
+            elif buffer.end is not None and not buffer.end.retryable:
                 self._answers.keep_failure(buffer.sequence, buffer.end)
         if buffer.end is not None:
             self._writing.discard(buffer)
