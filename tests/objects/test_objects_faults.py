@@ -189,6 +189,27 @@ async def test_the_disk_makes_room_when_it_must(
         await check(track, oldest, 400)
 
 
+async def test_what_went_before_the_manifest_was_known(tmp_path: Path, endpoint: Endpoint) -> None:
+    """Whether it was archived is found out later."""
+    cold = endpoint.store()
+    async with tiered(tmp_path / "hot", cold, slice_bytes=60_000) as store:
+        await record(store, 0, 100)
+        await store.archive()
+    async with SqliteStore.open(tmp_path / "hot", slice_bytes=60_000) as hot:
+        for sequence in range(100, 120):
+            await hot.track(BROADCAST, TRACK).write([whole(sequence, 3, 2000)])
+        alone = hot.statistics().slices
+    endpoint.set_mode("refuse")
+    async with tiered(tmp_path / "hot", cold, hot_bytes=200_000, slice_bytes=60_000) as store:
+        await store._hot.apply_retention()
+        assert store.statistics().hot.slices < alone - 5
+        assert store.statistics().archive.lost_slices == 0, "it is not known"
+        endpoint.set_mode("open")
+        await store.archive()
+        assert store.statistics().archive.lost_slices < 3
+        await check(tiered_track(store), 0, 100)
+
+
 @attrs.frozen
 class Damage:
     """Something done to an object, and which groups of 0 to 59 must suffer."""

@@ -81,6 +81,7 @@ class Archiver:
         self._hot: SqliteStore | None = None
         self._keeper: Keeper | None = None
         self._unreadable: set[int] = set()
+        self._gone: list[Slice] = []  # before it was known whether they were archived
         self._swept_at: float | None = None
         self._failed_in_a_row = 0
         self._progress = trio.Event()
@@ -174,8 +175,14 @@ class Archiver:
 
     def dropped(self, each: Slice) -> None:
         """A slice is going; if it is not archived, its groups are lost."""
-        if self._is_archived(each) or self._is_outdated(each.recorded):
+        if self._is_outdated(each.recorded):
             return
+        if self._keeper is None or not self._keeper.claimed:
+            self._gone.append(each)
+        elif not self._is_archived(each):
+            self._note_loss(each)
+
+    def _note_loss(self, each: Slice) -> None:
         counters = self.counters
         counters.lost_slices += 1
         logger.error(
@@ -196,6 +203,10 @@ class Archiver:
     async def _work(self) -> None:
         if self._manifest.doubtful:
             await self._manifest.read_own()
+        while self._gone:
+            each = self._gone.pop()
+            if not self._is_archived(each):
+                self._note_loss(each)
         await self._manifest.renew_leases()
         while pending := self.pending():
             await self._archive(pending[0])
