@@ -191,7 +191,9 @@ class Subscriber:
             try:
                 answer = reader.poll_frames(500)
             except ReplayError as error:
-                assert reader.sequence in self.application.failed
+                # Who is left behind asks again, and may hear that the group is missing now.
+                said = self.application.failed | self.application.missing
+                assert reader.sequence in said
                 if error.retryable:
                     await trio.sleep(0.1)
                     continue
