@@ -108,6 +108,8 @@ class TrackLog:
         self._head = 0
         self._leaving: deque[Group] = deque()  # may be evicted, longest settled first
         self._bytes = 0
+        # Frames beyond this have something leave. Either limit may be the smaller one.
+        self._most_bytes = min(self.limits.cache_bytes, self.limits.max_bytes)
         self._floor = 0  # below this a sequence may have been used before
         self._evicted = 0
         self._mode: RecordingMode = recording
@@ -171,7 +173,7 @@ class TrackLog:
         self._bytes += size
         if self._backlog is not None and not group.lost:
             self._backlog.bytes += size
-        if self._bytes > self.limits.cache_bytes:
+        if self._bytes > self._most_bytes:
             self.evict()
         self.watchers.notify()
 

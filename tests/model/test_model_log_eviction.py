@@ -58,6 +58,18 @@ async def test_too_much_in_memory_does_not_cost_an_open_group_while_others_can_g
     assert log.statistics().bytes == 110
 
 
+async def test_frames_alone_keep_to_the_smaller_limit() -> None:
+    """However much may be remembered, what is too much to hold at all leaves at once."""
+    log = TrackLog(LogLimits(cache_bytes=1000, max_bytes=100))
+    publish(log, 60)
+    latest = log.create_group()
+    log.write_frame(latest, bytes(40), 0)
+    assert held(log) == [0, 1]
+    log.write_frame(latest, b"1", 0)
+    assert held(log) == [1]
+    assert log.statistics().bytes == 41
+
+
 async def test_the_latest_leaves_in_its_turn_once_it_is_not(autojump_clock: MockClock) -> None:
     log = TrackLog(LogLimits(cache_age=1.0))
     publish(log, sequence=9)
