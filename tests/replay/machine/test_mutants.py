@@ -13,7 +13,7 @@ from .mutants import MUTANTS, Mutant, Rotten
 from .properties import PROPERTIES, Broken
 
 HUNT = settings(
-    max_examples=400,
+    max_examples=1_000,
     stateful_step_count=30,
     derandomize=True,
     database=None,
