@@ -91,7 +91,7 @@ async def test_s3_by_the_environment_and_a_disk_that_was_lost(
             *("subscribe", listening["url"], "b", "t", "--from", "oldest"),
             *("--tls-fingerprint", listening["fingerprint"]),
         )
-        assert copy.out.splitlines() == [*LINES, b"one more"]
+        assert copy.out.splitlines() == [*LINES, b"one more"], copy.err
         assert copy.code == 0
 
 
