@@ -219,6 +219,8 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         self._request = request
         if start is not None and self._cursor is not None:
             self._skip_to(start)
+        if request.end is not None:
+            self._stop_from(request.end)
         await self._control.send.send_all(update)
         self._wakeup.set()
 
@@ -361,6 +363,16 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         for sequence in [s for s in self._arrived if s < start]:
             self._arrived.pop(sequence).stop(StreamCode.OLD)
 
+    def _stop_from(self, end: int) -> None:
+        for sequence in [s for s in self._arrived if s >= end]:
+            self._stop_beyond_end(self._arrived.pop(sequence))
+
+    def _stop_beyond_end(self, group: StreamGroupConsumer) -> None:
+        group.stop(StreamCode.CANCEL)
+        # The end may be raised again, and the publisher sends nothing twice.
+        drop = SubscribeDrop(group.sequence, group.sequence + 1, StreamCode.CANCEL)
+        insort(self._dropped, drop, key=_drop_start)
+
     def _hand_out(self, group: StreamGroupConsumer) -> None:
         if len(self._reading) >= 64:
             self._reading = {s: g for s, g in self._reading.items() if not g.over}
@@ -376,11 +388,13 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         elif self._is_late(sequence):
             logger.debug("group %d came too late, or twice", sequence)
             group.stop(StreamCode.OLD)
-        elif len(self._arrived) + len(self._queue) >= _MAX_WAITING:
+        elif len(self._arrived) + len(self._dropped) + len(self._queue) >= _MAX_WAITING:
             group.stop(StreamCode.TOO_FAR_BEHIND)
         elif self._order is Order.ARRIVAL:
             self._seen.add(sequence, sequence + 1)
             self._queue.append(group)
+        elif self._request.end is not None and sequence >= self._request.end:
+            self._stop_beyond_end(group)
         else:
             self._arrived[sequence] = group
         self._wakeup.set()

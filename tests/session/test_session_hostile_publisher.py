@@ -387,6 +387,18 @@ async def test_groups_below_the_start_are_stopped_before_and_after_it_is_known()
         assert await see_all(raw.subscription) == [(5, [b"five"])]
 
 
+async def test_groups_beyond_an_end_that_was_lowered_are_stopped() -> None:
+    async with raw_publisher(start=0) as raw:
+        await raw.respond(SubscribeStart(0))
+        before = await raw.group(3, b"three", finish=False)
+        await raw.subscription.update(end=2)
+        after = await raw.group(2, b"two", finish=False)
+        assert [stop_code(before), stop_code(after)] == [StreamCode.CANCEL] * 2
+        await raw.group(0, b"zero")
+        await raw.group(1, b"one")
+        assert await see_all(raw.subscription) == [(0, [b"zero"]), (1, [b"one"])]
+
+
 async def test_a_start_raised_while_the_answer_is_under_way() -> None:
     async with raw_publisher(start=0) as raw:
         await raw.subscription.update(start=3, end=5)

@@ -395,6 +395,33 @@ async def test_the_end_may_grow_after_it_was_reached_and_shrink(origin: Origin) 
         assert await see_all(subscription) == groups(13)
 
 
+async def test_groups_beyond_a_lowered_end_hold_no_window(origin: Origin) -> None:
+    """They are not wanted any more; if they are after all, the gap says why they do not come."""
+    broadcast = origin.create_broadcast("b")
+    track, other = broadcast.create_track("t"), broadcast.create_track("other")
+    transport = TransportSettings(connection_window=50_000)
+    async with (
+        session_pair(origin, transport=transport) as pair,
+        pair.client.subscribe("b", "t", start=0) as subscription,
+        pair.client.subscribe("b", "other", start=0) as waiting,
+    ):
+        await wait_all_tasks_blocked()
+        publish(track, 4, size=10_000)
+        await wait_all_tasks_blocked()
+        await subscription.update(end=1)
+        await wait_all_tasks_blocked()
+        publish(other, size=35_000)
+        with trio.fail_after(5):
+            assert await see(waiting) == groups(0, size=35_000)[0]
+            assert await see_all(subscription) == groups(0, size=10_000)
+        await subscription.update(end=None)
+        publish(track)
+        assert [await see(subscription) for _ in range(4)] == [
+            *(Gap(sequence, sequence + 1, StreamCode.CANCEL) for sequence in (1, 2, 3)),
+            groups(4)[0],
+        ]
+
+
 async def test_a_raised_start_skips(origin: Origin) -> None:
     track = origin.create_broadcast("b").create_track("t")
     publish(track, 1)
