@@ -154,6 +154,25 @@ async def test_what_was_never_recorded_stays_lost_and_not_absent(tmp_path: Path)
                 await check(track, 20, 30)
 
 
+async def test_what_was_lost_between_two_objects_is_not_absent(tmp_path: Path) -> None:
+    """No object covers such a sequence: only the manifest knows of it."""
+    async with tiered(tmp_path / "hot", MemoryStore()) as store:
+        track = tiered_track(store)
+        await record(store, 0, 5)
+        await store.archive()
+        await hot_track(store).write_gaps([GapWrite(10, 13, 53)])
+        await record(store, 20, 25)
+        await store.archive()
+        await drop_hot(store)
+        assert store.statistics().hot.slices == 0
+        assert await find_group(track, 5) == Missing(10), "an absence ends where a loss begins"
+        for sequence in range(10, 13):
+            with pytest.raises(ReplayError, match="could not be recorded") as raised:
+                await find_group(track, sequence)
+            assert raised.value.code == 53
+        assert await find_group(track, 13) == Missing(20)
+
+
 async def test_groups_that_go_over_several_objects(tmp_path: Path) -> None:
     """The disk keeps them until all of them is archived."""
     async with tiered(tmp_path / "hot", MemoryStore()) as store:

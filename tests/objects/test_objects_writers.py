@@ -28,6 +28,7 @@ from moqtrio.errors import ReplayError
 from moqtrio.model.group import FINISHED
 from moqtrio.model.source import Missing
 from moqtrio.replay.objects import ObjectStore
+from moqtrio.replay.objects.answers import Version
 from moqtrio.replay.objects.client import ObjectClient
 from moqtrio.replay.objects.manifest import Manifest, decode_manifest
 from moqtrio.replay.objects.revise import LEASE
@@ -328,3 +329,35 @@ async def test_a_damaged_manifest_is_not_overwritten(
     with pytest.raises(ReplayError, match=complaint):
         async with ObjectStore.open(cold):
             raise AssertionError
+
+
+async def test_a_put_that_was_repeated_on_the_way_does_not_cost_its_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that retries by itself, or a proxy, puts twice: the first put succeeds, and
+    what is heard of is that the second was refused."""
+    cold = MemoryStore()
+    put, repeated = ObjectClient.put_manifest, []
+
+    def put_twice(client: ObjectClient, data: bytes, known: Version | None) -> Version:
+        version = put(client, data, known)
+        if not armed:
+            return version
+        armed.clear()
+        repeated.append(version)
+        return put(client, data, known)
+
+    armed: list[bool] = []
+    monkeypatch.setattr(ObjectClient, "put_manifest", put_twice)
+    async with tiered(tmp_path / "hot", cold, grace=0.0) as store:
+        await record(store, 0, 10)
+        armed.append(True)
+        await store.archive()
+        await record(store, 10, 20)
+        await store.archive()
+        assert repeated
+        await drop_hot(store)
+        await eventually(lambda: all(e.since for e in manifest_of(cold).doomed))
+        await check(tiered_track(store), 0, 20)
+        names = {each.name for each in manifest_of(cold).slices.values()}
+        assert names <= set(objects_of(cold))

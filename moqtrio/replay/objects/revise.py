@@ -75,9 +75,12 @@ class Revision:
         """There is an object more."""
         each = made.slice
         source = f"{self._hot_id}/{each.number}"
-        if any(other.source == source for other in self._slices.values()):
-            # An earlier attempt has succeeded after all, and its object is the one.
-            self._doomed.append(Doomed(made.name, 0.0))
+        archived = next((one for one in self._slices.values() if one.source == source), None)
+        if archived is not None:
+            # An earlier attempt has succeeded after all, and its object is the one. (It may
+            # be this one: a put may arrive twice.)
+            if archived.name != made.name:
+                self._doomed.append(Doomed(made.name, 0.0))
             return
         number = self._manifest.next_number
         contents: dict[int, SliceContent] = {}

@@ -182,8 +182,7 @@ class TieredTrack:
             return Missing(None)
         if any(not self._archiver.on_disk(each.slice) for each in cold.spans.covering(sequence)):
             return cold.poll_group(sequence, priority=priority)
-        nearest = next(cold.spans.after(sequence), None)
-        return Missing(None if nearest is None else nearest.first)
+        return cold.absent(sequence)
 
 
 class TieredGroupReader:

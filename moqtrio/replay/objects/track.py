@@ -74,6 +74,14 @@ class ObjectTrack(SlicedTrack[ObjectFile]):
         answer = super().poll_group(sequence, priority=priority)
         return self._gaps.check(sequence, answer) if isinstance(answer, Missing) else answer
 
+    def absent(self, sequence: int) -> Missing:
+        """The answer for a group that no object has, without asking for one.
+
+        Raises ReplayError (not retryable) where it was lost before it was recorded.
+        """
+        nearest = next(self.spans.after(sequence), None)
+        return self._gaps.check(sequence, Missing(None if nearest is None else nearest.first))
+
     # For looking up.
 
     def check_open(self) -> None:
