@@ -211,6 +211,7 @@ def multiply_slices(directory: Path, count: int) -> None:
             part = sqlite3.connect(path, isolation_level=None)
             part.execute("PRAGMA journal_mode=OFF")
             part.execute("PRAGMA synchronous=OFF")
+            part.execute("PRAGMA user_version=0")  # as it was sealed by an earlier version
             part.execute(
                 "UPDATE pack SET first_sequence=first_sequence+?, last_sequence=last_sequence+?,"
                 " recorded=recorded+?",

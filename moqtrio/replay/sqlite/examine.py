@@ -17,6 +17,7 @@ import attrs
 
 from .chunks import DamagedChunk, FrameRun, Pack, key_checksum, open_run
 from .errors import describe_briefly, is_damage, store_error
+from .keys import is_as_noted
 from .records import OPEN, Content, Part, SliceFile, Totals
 from .schema import file_bytes, part_checksum
 
@@ -164,6 +165,11 @@ class SliceExaminer:
                     self._report(f"SQLite finds {' '.join(str(message).split())}")
         except sqlite3.Error as error:
             self._report(self._describe(error))
+
+    def check_keys(self) -> None:
+        """See that no row is gone or filed elsewhere. Raises sqlite3.Error."""
+        if self._file.immutable and not is_as_noted(self._connection):
+            self._report("its rows are not those that were noted when it was sealed")
 
     def find_tracks(self) -> list[int]:
         """The numbers of the tracks that have rows here, or should. Raises ReplayError."""

@@ -148,7 +148,7 @@ class Extent:
                 return PackedAt(packs[position], index, self._pack_heads[position])
             if not self._overlapping:
                 break
-        for damage in self._damage:
+        for damage in reversed(self._damage):  # what concerns all of a slice comes first
             if damage.first <= sequence <= damage.last:
                 return damage
         return None

@@ -101,6 +101,7 @@ def load_range(pool: ConnectionPool, request: RangeRequest[SliceFile]) -> Extent
 def load_piece(pool: ConnectionPool, request: PieceRequest[SliceFile]) -> Piece:
     """Read frames of one group. Raises ReplayError (retryable) and SliceRetired."""
     piece = Piece(request.sequence, request.frame, request.was_open, request.budget)
+    loss: str | None = None
     for file in request.files:
         if piece.size >= request.budget:
             piece.cut = True
@@ -108,6 +109,7 @@ def load_piece(pool: ConnectionPool, request: PieceRequest[SliceFile]) -> Piece:
         with ExitStack() as stack:
             try:
                 reader = _SliceReader.open(stack, pool, file, request.track)
+                loss = loss or reader.loss
                 part = reader.part(request.sequence)
                 if part is not None:
                     reader.read_chunks(piece, part)
@@ -120,6 +122,9 @@ def load_piece(pool: ConnectionPool, request: PieceRequest[SliceFile]) -> Piece:
             break
     else:
         piece.cut = request.more
+        if loss is not None and piece.ending == OPEN and not (piece.cut or piece.was_open):
+            where = f"track {request.track.label}, group {request.sequence}"
+            piece.error = damage_error(where, loss)
     piece.end_frame = max(piece.end_frame, piece.first_frame)
     return piece
 
@@ -127,7 +132,10 @@ def load_piece(pool: ConnectionPool, request: PieceRequest[SliceFile]) -> Piece:
 def find_recorded(
     pool: ConnectionPool, files: Sequence[SliceFile], track: TrackKey, sequences: Sequence[int]
 ) -> int | None:
-    """The first of ``sequences`` that has a group in ``files``. Raises ReplayError."""
+    """The first of ``sequences`` that has a group in ``files``, as far as they can be read.
+
+    Raises ReplayError (retryable).
+    """
     for file in files:
         with ExitStack() as stack:
             try:
@@ -135,17 +143,23 @@ def find_recorded(
                 for sequence in sequences:
                     if reader.has_group(sequence):
                         return sequence
-            except (sqlite3.Error, DamagedChunk) as error:
-                raise store_error(error, file.path) from error
+            except DamagedChunk:
+                continue
+            except sqlite3.Error as error:
+                if not is_damage(error, file.path):
+                    raise store_error(error, file.path) from error
     return None
 
 
 class _SliceReader:
     """Reads one slice, within one read transaction, for one track."""
 
-    def __init__(self, file: SliceFile, connection: sqlite3.Connection, track: TrackKey) -> None:
+    def __init__(
+        self, file: SliceFile, connection: sqlite3.Connection, track: TrackKey, loss: str | None
+    ) -> None:
         self.file = file
         self.track = track
+        self.loss = loss
         self._connection = connection
 
     @classmethod
@@ -153,14 +167,17 @@ class _SliceReader:
         cls, stack: ExitStack, pool: ConnectionPool, file: SliceFile, track: TrackKey
     ) -> _SliceReader:
         """Begin to read; ``stack`` ends it. Raises sqlite3.Error and SliceRetired."""
-        return cls(file, stack.enter_context(pool.connection(file)), track)
+        connection = stack.enter_context(pool.connection(file))
+        return cls(file, connection, track, pool.find_loss(connection, file))
 
     def packs(self, start: int, end: int) -> Iterator[_PackItem]:
         """The packs with groups in ``[start, end)``."""
         for first, last in self._query(_PACK_BEFORE, start):
+            _check_numbers(first, last)
             if last >= start:
                 yield _PackItem(start, first, last, self)
         for first, last in self._pages(_PACKS, (), start, end):
+            _check_numbers(last)
             yield _PackItem(first, first, last, self)
 
     def heads(self, start: int, end: int) -> Iterator[_HeadItem | _DamageItem]:
@@ -239,14 +256,21 @@ class _SliceReader:
         self, statement: str, parameters: tuple[int, ...], start: int, end: int
     ) -> Iterator[Any]:
         """The rows of ``statement`` with a key in ``[start, end)``, some at a time: no
-        statement is left half-way, which would keep the transaction from ending."""
+        statement is left half-way, which would keep the transaction from ending.
+
+        Raises sqlite3.DatabaseError where they are not in order, as in a damaged file.
+        """
         limit = _FIRST_PAGE
         while True:
             rows = self._query(statement, *parameters, start, end, limit)
-            yield from rows
+            for row in rows:
+                _check_numbers(row[0])
+                if row[0] < start:
+                    raise sqlite3.DatabaseError(f"key {row[0]} follows {start - 1}")
+                start = row[0] + 1
+                yield row
             if len(rows) < limit:
                 return
-            start = rows[-1][0] + 1
             limit = min(limit * 2, _LARGEST_PAGE)
 
     def _checked_part(self, row: tuple[int, int, int, int, int, int]) -> Part:
@@ -265,6 +289,12 @@ class _SliceReader:
         return damage_error(place, str(error))
 
 
+def _check_numbers(*keys: object) -> None:
+    """Raise sqlite3.DatabaseError for what only a damaged file has in place of a number."""
+    if not all(isinstance(key, int) for key in keys):
+        raise sqlite3.DatabaseError("a key is not a number")
+
+
 def _items(
     stack: ExitStack, pool: ConnectionPool, file: SliceFile, track: TrackKey, step: Step[SliceFile]
 ) -> Iterator[_Item]:
@@ -272,6 +302,9 @@ def _items(
     position = step.start
     try:
         reader = _SliceReader.open(stack, pool, file, track)
+        if reader.loss is not None:
+            trouble = damage_error(f"track {track.label}", reader.loss)
+            yield _DamageItem(position, Damage(step.start, step.end - 1, trouble))
         streams = (reader.packs(step.start, step.end), reader.heads(step.start, step.end))
         for item in heapq.merge(*streams, key=attrgetter("sequence")):
             position = item.sequence

@@ -45,7 +45,9 @@ class CatalogView:
 
     def file(self, row: SliceRow) -> SliceFile:
         """Where a slice is."""
-        return SliceFile(row.number, slice_path(self.directory, row.number), row.state == SEALED)
+        sealed = row.state == SEALED
+        path = slice_path(self.directory, row.number)
+        return SliceFile(row.number, path, sealed, row.contents if sealed else None)
 
 
 def read_catalog(directory: Path) -> CatalogView:

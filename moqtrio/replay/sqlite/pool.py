@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from .keys import find_loss
 from .records import SliceFile
 from .schema import connect_reader
 
@@ -33,6 +34,7 @@ class ConnectionPool:
         self._idle: OrderedDict[sqlite3.Connection, int] = OrderedDict()
         self._busy: dict[int, int] = {}
         self._retired: set[int] = set()
+        self._losses: dict[int, str | None] = {}  # of the slices that were looked into
 
     @contextmanager
     def connection(self, file: SliceFile) -> Iterator[sqlite3.Connection]:
@@ -57,6 +59,17 @@ class ConnectionPool:
                 connection = None
             self._give_back(number, connection)
 
+    def find_loss(self, connection: sqlite3.Connection, file: SliceFile) -> str | None:
+        """What is wrong with a slice in which groups may be hidden; None where those that are
+        not found were never in it. Found out once. Raises sqlite3.Error where that cannot be
+        told for now.
+        """
+        if file.contents is None:
+            return None
+        if file.number not in self._losses:
+            self._losses[file.number] = find_loss(connection, file, file.contents)
+        return self._losses.get(file.number)
+
     def retire(self, number: int) -> None:
         """Close every connection to a slice, waiting for those in use; allow no more."""
         with self._condition:
@@ -74,6 +87,7 @@ class ConnectionPool:
         """The files of a retired slice are gone, and nobody asks for it any more."""
         with self._condition:
             self._retired.discard(number)
+            self._losses.pop(number, None)
 
     def close(self) -> None:
         """Close what is idle."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
@@ -124,8 +124,14 @@ class OpenGroup:
 
 @attrs.frozen
 class SliceFile:
-    """Where a slice is, and whether it will never change again."""
+    """Where a slice is.
+
+    Attributes:
+        immutable: whether the file will never change again.
+        contents: what is in it, by track; None while it is being written.
+    """
 
     number: int
     path: Path
     immutable: bool
+    contents: Mapping[int, Content] | None = attrs.field(default=None, eq=False)

@@ -167,9 +167,9 @@ class Shelf:
 
     def file(self, number: int) -> SliceFile:
         """Where a slice is."""
-        return SliceFile(
-            number, slice_path(self._directory, number), self._slices[number].immutable
-        )
+        each = self._slices[number]
+        contents = None if each is self._active else each.contents
+        return SliceFile(number, slice_path(self._directory, number), each.immutable, contents)
 
     def mean_group_bytes(self, track_id: int) -> int:
         """The mean size of what was recorded of a track; 0 where nothing was."""

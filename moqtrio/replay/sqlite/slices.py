@@ -25,6 +25,7 @@ from .chunks import (
     key_checksum,
 )
 from .errors import store_error, write_error
+from .keys import note_keys
 from .records import OPEN, Content, OpenGroup, Part, Totals
 from .schema import (
     CHECKPOINT_PAGES,
@@ -267,6 +268,7 @@ def _checkpoint(connection: sqlite3.Connection) -> bool:
     """Put everything into the main file. False where that failed, on a full disk say: what
     is in the database is as safe as before, but needs its write-ahead log."""
     try:
+        note_keys(connection)
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error:
         return False

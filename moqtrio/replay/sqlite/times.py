@@ -112,6 +112,8 @@ def find_in_slice(
     """
     try:
         with pool.connection(file) as connection:
+            if pool.find_loss(connection, file) is not None:
+                return unreadable
             ((pack,),) = connection.execute(_FIRST_PACK, (track, when)).fetchall()
             ((part,),) = connection.execute(_FIRST_PART, (track, when, oldest)).fetchall()
     except sqlite3.Error as error:

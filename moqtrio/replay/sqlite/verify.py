@@ -157,14 +157,16 @@ class _Verifier:
                     if wanted is None or track in wanted:
                         examiner.check_track(track)
                         found.check_name(track)
+                if not found.count and row.state == SEALED:
+                    found.check_catalog(row, examiner, wanted)
+                if not found.count:
+                    examiner.check_keys()
         except sqlite3.Error as error:
             if not cannot_be_read(error, file):
                 raise store_error(error, file.path) from error
             found.tell_lost(describe_briefly(error, file.path), row.contents, wanted)
             self.joins.lose()
         else:
-            if not found.count and row.state == SEALED:
-                found.check_catalog(row, examiner, wanted)
             self._count(examiner)
         self.read_bytes = start + file_bytes(file.path)
         if found.count:
