@@ -121,12 +121,13 @@ class Revision:
 
     def finish(self, wanted: Mapping[int, int]) -> Manifest:
         """The next state. ``wanted`` is by epoch, what is to be reserved at least."""
+        archived = slices_from(self._hot_id, self._slices.values())
         for row, track in self._known():
             self._tracks[row.id] = attrs.evolve(
                 row,
                 lease_end=self._lease(row, track, wanted.get(row.epoch, 0)),
                 gaps=self._gaps(row, track),
-                unfinished=self._unfinished(track),
+                unfinished=self._unfinished(track, archived),
             )
         return attrs.evolve(
             self._manifest,
@@ -161,6 +162,8 @@ class Revision:
     def _gaps(self, row: ManifestTrack, track: SqliteTrack) -> tuple[GapWrite, ...]:
         """What was never recorded of the groups that objects cover, or will."""
         gaps = Gaps([*row.gaps, *track.gaps])
+        if not gaps:
+            return ()  # as nearly always; looking through all slices takes its time
         firsts = (
             each.contents[row.id].content.first
             for each in self._slices.values()
@@ -170,9 +173,8 @@ class Revision:
         gaps.discard_below(min((each for each in known if each is not None), default=0))
         return tuple(gaps)
 
-    def _unfinished(self, track: SqliteTrack) -> dict[int, int]:
+    def _unfinished(self, track: SqliteTrack, archived: Mapping[int, int]) -> dict[int, int]:
         """The groups of which not everything is in objects yet, and how much is."""
-        archived = slices_from(self._hot_id, self._slices.values())
         waiting = [each for each in self._hot.shelf.slices() if each.number not in archived]
         frames = {
             sequence: group.frames
@@ -187,7 +189,7 @@ class Revision:
 
     def _needed_tracks(self) -> dict[int, ManifestTrack]:
         """Every track's latest numbering, and those that there are objects of."""
-        needed = {track for each in self._slices.values() for track in each.contents}
+        needed = set[int]().union(*(each.contents for each in self._slices.values()))
         latest = {(row.broadcast, row.name): row.id for row in self._tracks.values()}
         needed.update(latest.values())
         return {number: row for number, row in sorted(self._tracks.items()) if number in needed}
