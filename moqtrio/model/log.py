@@ -329,8 +329,10 @@ class TrackLog:
 
     @property
     def trouble(self) -> int:
-        """How often recording failed or lost a group."""
-        return self.lost + self.recording_failures
+        """How often recording failed or lost a group. Never falls: who waits for more of it
+        than there was would miss what comes next."""
+        losses = 0 if self._backlog is None else self._backlog.losses
+        return losses + self.recording_failures
 
     @property
     def durable_end(self) -> int:

@@ -31,7 +31,8 @@ class RecordingStatistics:
         failures: attempts to record that failed, and groups the store refused for good.
         failing: whether the last attempt failed, so that it is being tried again.
         last_error: what the last failure was, if there was any.
-        trouble: failures and lost groups together; see :meth:`moqtrio.Track.wait_trouble`.
+        trouble: failures and lost groups together, those included that turned out to be
+            durable after all: never less than before. See :meth:`moqtrio.Track.wait_trouble`.
     """
 
     frames: int
@@ -54,12 +55,14 @@ class Backlog:
         groups: those still to be recorded, by sequence, in the order they were created.
         bytes: the payload bytes in those of them that are not lost.
         lost_count: how many were lost.
+        losses: how many were ever said to be lost, those included that were found again.
     """
 
     def __init__(self) -> None:
         self.groups: dict[int, Group] = {}
         self.bytes: int = 0
         self.lost_count: int = 0
+        self.losses: int = 0
         # Of the lost groups the store does not know yet: which, as far as there is room.
         self._lost = RangeSet(limit=_LOST_RANGES)
         self._lost_among: tuple[int, int] | None = None  # the rest is somewhere in here
@@ -85,6 +88,7 @@ class Backlog:
         self.remove(group)
         group.lost = True
         self.lost_count += 1
+        self.losses += 1
         if group.recorded:
             self.add(group)
         forgotten = self._lost.add(group.sequence, group.sequence + 1)

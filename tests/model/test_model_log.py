@@ -180,6 +180,7 @@ async def test_a_commit_that_was_under_way_when_its_group_was_given_up_counts() 
     assert log.lost_until(0) is None, "the store has it: it must not be reported as lost"
     assert log.lost_until(1) == 2
     assert (groups[0].lost, groups[0].durable) == (False, True)
+    assert (log.lost, log.trouble) == (1, 2), "who has seen two must hear of a third"
     assert log.statistics().lost == 1
 
 
