@@ -206,6 +206,8 @@ class SubscriptionServer:
                 moved |= self._advance(sender, nursery)
             elif isinstance(answer, Dropped):
                 self._respond(SubscribeDrop(answer.start, answer.end, answer.code))
+                if answer.end - answer.start > _STARTS_PER_TURN:
+                    return True  # it took a turn's time to find how long that run is
             elif isinstance(answer, Pending):
                 self._resolver_wait(answer, nursery)
                 return moved
