@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from ..errors import ReplayError
 from ..model.log import TrackLog
 from ..model.notify import Wakeup
 from ..model.source import Missing, Pending
@@ -24,11 +25,16 @@ class EarlierLogs:
         self._logs.append(log)
 
     def check(self, sequence: int, missing: Missing) -> Missing | Pending:
-        """What becomes of the answer that ``sequence`` is not stored."""
+        """What becomes of the answer that ``sequence`` is not stored.
+
+        Raises ReplayError (retryable) where it is to be, and the store is failing: nobody
+        can say how long that lasts.
+        """
         nearest = missing.next_available
         for log in self._unfinished():
             found = log.first_unrecorded(sequence)
             if found == sequence:
+                _check_healthy(log, sequence)
                 return Pending(partial(_wait_for_change, log))
             if found is not None and (nearest is None or found < nearest):
                 nearest = found
@@ -47,6 +53,12 @@ class EarlierLogs:
         if self._logs:
             self._logs = [log for log in self._logs if log.first_unrecorded(0) is not None]
         return self._logs
+
+
+def _check_healthy(log: TrackLog, sequence: int) -> None:
+    recording = log.statistics().recording
+    if recording is not None and recording.failing:
+        raise ReplayError(f"group {sequence} is not recorded yet: {recording.last_error}")
 
 
 async def _wait_for_change(log: TrackLog) -> None:

@@ -10,10 +10,11 @@ import pytest
 import trio
 from store_tools import eventually, read_group, read_sequences, start_python
 
-from moqtrio.errors import ReplayError
+from moqtrio.errors import ReplayError, StreamCode
 from moqtrio.model import Track
 from moqtrio.model.source import Missing, Pending, Ready
-from moqtrio.replay import Dropped, Resolver
+from moqtrio.replay import Dropped, Resolver, RetryPolicy
+from moqtrio.replay.live import Parked
 from moqtrio.replay.sqlite import SqliteStore
 
 # Publishes while the disk hangs, says what subscribers may have seen, and is killed.
@@ -185,3 +186,40 @@ async def test_the_durable_end_does_not_pass_what_the_run_before_still_records(
         await before.wait_durable()
         await publish(track, 1, b"later")
         assert source.bounds().durable_end == 6
+
+
+async def test_a_run_before_that_cannot_be_recorded_does_not_stall_those_who_follow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the store may never get is dropped within the patience there is for a store that
+    fails. Then comes what is live."""
+
+    async def refuse(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
+        raise ReplayError("the disk is full")
+
+    async with SqliteStore.open(tmp_path) as store:
+        before = Track("a", "b", store=store)
+        await publish(before, 3, b"durable")
+        with monkeypatch.context() as patch:
+            patch.setattr(store._shelf, "write", refuse)
+            for _ in range(3):
+                before.write_frame(b"on its way")
+            before.finish()
+            track = Track("a", "b", store=store)
+            track.write_frame(b"live")
+            policy = RetryPolicy(budget=0.3)
+            resolver = Resolver(track.log, store.track("a", "b"), start=3, end=None, retry=policy)
+            found: list[object] = []
+            with trio.fail_after(10):
+                while isinstance(start := resolver.poll_start(), Pending):
+                    await start.wait()
+                while not isinstance(answer := resolver.poll_next(), Parked):
+                    if isinstance(answer, Pending):
+                        await answer.wait()
+                    else:
+                        found.append(answer if isinstance(answer, Dropped) else type(answer))
+            lost = [Dropped(each, each + 1, StreamCode.EVICTED) for each in (3, 4, 5)]
+            assert found == [*lost, Ready]
+        await before.wait_durable()
+        assert await payload(store, 5) == b"on its way"
