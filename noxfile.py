@@ -109,7 +109,7 @@ def interop(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure, beside aioquic and moq-rs in the same run. Never part of the tests."""
-    install(session, "interop")
+    install(session, "test", "interop")
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 
 import trio
@@ -38,6 +39,8 @@ async def _obey(track: moqtrio.Track, history: History) -> None:
             publishing.cancel()
             if line == "publish":
                 history.frames(history.end)  # making up the firehose takes half a second
+                gc.collect()
+                gc.freeze()  # as moqtrio serve does
                 publishing = trio.CancelScope()
                 nursery.start_soon(_publish, track, history, publishing)
             emit(
@@ -60,7 +63,8 @@ async def _publish(track: moqtrio.Track, history: History, scope: trio.CancelSco
             try:
                 for payload in history.frames(group.sequence):
                     due = next(times)
-                    await trio.sleep_until(began + due)
+                    if began + due > trio.current_time():  # what is late goes together
+                        await trio.sleep_until(began + due)
                     group.write_frame(payload, int((epoch + due) * 1e6))
             finally:
                 group.finish()

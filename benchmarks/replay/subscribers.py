@@ -47,7 +47,7 @@ async def _follow(job: Subscriber) -> None:
     delays: list[int] = []
     async with _connect(job) as session, trio.open_nursery() as nursery:
         subscription = await nursery.start(_subscribe_live, session)
-        nursery.start_soon(_take_delays, subscription, delays)
+        nursery.start_soon(_take_delays, subscription, job.history.end, delays)
         emit("ready")
         while await line_from_runner():
             emit("delays", microseconds=delays)
@@ -63,10 +63,14 @@ async def _subscribe_live(
         await trio.sleep_forever()
 
 
-async def _take_delays(subscription: moqtrio.Subscription, delays: list[int]) -> None:
+async def _take_delays(
+    subscription: moqtrio.Subscription, history_end: int, delays: list[int]
+) -> None:
     async for item in subscription:
         if not isinstance(item, moqtrio.GroupConsumer):
             raise AssertionError(f"a live subscriber was told of {item}")
+        if item.sequence < history_end:
+            continue  # the latest there was when it came
         while batch := await item.receive_batch():
             now = time.monotonic_ns() // 1000
             delays += [now - frame.timestamp_us for frame in batch]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from functools import partial
 from typing import Annotated
 
@@ -44,6 +45,9 @@ async def serve(
         listener = await nursery.start(
             partial(moqtrio.serve, publication.origin, url, tls=server_tls)
         )
+        # What there is now stays: looking through it for garbage takes tens of milliseconds,
+        # in which nothing is sent.
+        gc.freeze()
         await output.write_json(
             {"type": "listening", "url": listener.url, "fingerprint": listener.fingerprint}
         )

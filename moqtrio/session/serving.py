@@ -112,6 +112,7 @@ class SubscriptionServer:
         self._ahead = Ahead()
         self._blocked = 0
         self._started = False
+        self._at_edge = True
         self._end_sent = False
         self._backlog = bytearray()
         self._resolver_waits: trio.CancelScope | None = None
@@ -123,7 +124,7 @@ class SubscriptionServer:
         stream must be reset, for a FIN would say that everything was sent. Every group
         under way is reset in any case.
         """
-        remove_log = self._log.watchers.add(self._wakeup.set)
+        remove_log = self._log.watchers.add(self._log_changed)
         remove_writable = self._connection.on_writable(self._wakeup.set)
         try:
             async with trio.open_nursery() as nursery:
@@ -187,7 +188,7 @@ class SubscriptionServer:
     def _start_groups(self, nursery: trio.Nursery) -> bool:
         """Begin groups while there are any and the subscriber keeps up; whether there is
         more to do at once."""
-        moved = False
+        moved = self._at_edge = False
         for _ in range(_STARTS_PER_TURN):
             if (
                 self._resolver_waits is not None
@@ -213,6 +214,7 @@ class SubscriptionServer:
                 return moved
             else:  # parked at the edge, or at the subscription's end
                 self._outgoing.catch_up()
+                self._at_edge = True
                 return moved
         return True  # there may be more, after the others had their turn
 
@@ -313,6 +315,17 @@ class SubscriptionServer:
         )
 
     # Waiting
+
+    def _log_changed(self) -> None:
+        """Somebody wrote to the log. Who is held up in history has no use for that: every
+        frame would cost a turn of each of them."""
+        if (
+            self._at_edge
+            or self._log.ended
+            or self._resolver.expiry.is_limited
+            or any([sender.is_live for sender in self._senders])
+        ):
+            self._wakeup.set()
 
     def _resolver_wait(self, pending: Pending, nursery: trio.Nursery) -> None:
         if self._resolver_waits is None:

@@ -25,6 +25,7 @@ from moqtrio.model import FINISHED, Frame, Group, Origin, Track
 from moqtrio.replay import End, GroupWrite, Pending, Ready, Recorder, RetryPolicy
 from moqtrio.replay.memory import MemoryGroupReader, MemoryTrack
 from moqtrio.session import Gap, ServingLimits, SessionSettings, Subscription
+from moqtrio.session.serving import SubscriptionServer
 from moqtrio.transport.connection import ReceiveStream
 from moqtrio.transport.settings import TransportSettings
 from moqtrio.wire.lite import Subscribe, SubscribeUpdate
@@ -459,3 +460,34 @@ async def test_a_priority_reaches_what_the_transport_has_taken() -> None:
                 nursery.start_soon(read, await raw.connection.accept_uni())
         # Behind what had been sent when the update came, and before most of the others.
         assert order[:16].count(2) == 8
+
+
+async def test_who_is_held_up_in_history_is_not_woken_by_every_live_frame(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns = 0
+    turn = SubscriptionServer._turn
+
+    def count(server: SubscriptionServer, nursery: trio.Nursery) -> bool:
+        nonlocal turns
+        turns += 1
+        return turn(server, nursery)
+
+    monkeypatch.setattr(SubscriptionServer, "_turn", count)
+    origin = Origin()
+    track, _ = await stored_track(origin, range(20), size=BIG)
+    async with (
+        session_pair(origin, transport=TINY) as pair,
+        pair.client.subscribe("b", "t", start=0) as subscription,
+    ):
+        await wait_all_tasks_blocked()
+        before = turns
+        for _ in range(50):
+            publish(track)
+            await wait_all_tasks_blocked()
+        assert turns == before
+        track.finish()
+        assert await see_all(subscription) == [
+            *groups(*range(20), size=BIG),
+            *groups(*range(20, 70)),
+        ]

@@ -168,6 +168,7 @@ def test_the_pacer_bursts_and_then_waits_a_tick() -> None:
         pacer.update_after_send(1.0)
         sent += 1
     assert sent == 16
+    pacer.begin_flush()
     assert (pacer.next_send_time(1.0) or 0) >= 1.001
     # Afterwards the rate holds: a window and a quarter per round trip.
     now, end = 1.0, 2.0
@@ -178,8 +179,24 @@ def test_the_pacer_bursts_and_then_waits_a_tick() -> None:
             pacer.update_after_send(now)
             sent += 1
         else:
+            pacer.begin_flush()
             now = wait
     assert sent * 1200 == pytest.approx(1.25 * 120_000 * 10, rel=0.02)
+
+
+def test_the_pacer_admits_so_much_at_once_however_fast_the_path_is() -> None:
+    pacer = TickPacer(max_datagram_size=1200)
+    for known in (False, True):
+        if known:
+            pacer.update_rate(congestion_window=10_000_000, smoothed_rtt=0.001)
+        for _ in range(3):
+            pacer.begin_flush()
+            sent = 0
+            while (wait := pacer.next_send_time(1.0)) is None:
+                pacer.update_after_send(1.0)
+                sent += 1
+            assert sent * 1200 <= 40_000
+            assert wait == 1.0, "and more at once, after the others"
 
 
 def test_jitter_does_not_end_slow_start_and_a_queue_does() -> None:

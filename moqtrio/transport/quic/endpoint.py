@@ -26,6 +26,8 @@ logger: logging.Logger = logging.getLogger("moqtrio.transport")
 CONNECTION_ID_LENGTH = 8
 
 _BATCH = 64
+# What one step of the event loop sends: a few milliseconds' worth.
+_STEP_BYTES = 32 * 1024
 _NEVER = float("inf")
 
 #: Asked for a connection when a datagram belongs to none: (data, address, now).
@@ -42,6 +44,7 @@ class Endpoint:
         self._ids_of: dict[QuicConnection, set[bytes]] = {}
         self._handshakes: set[QuicConnection] = set()
         self._dirty: dict[QuicConnection, None] = {}
+        self._bytes_sent = 0
         # Deadlines, earliest first. A connection has an entry only if it is earlier than
         # all it already has: timers mostly move later, and then nothing is done. Entries
         # of connections that are gone stay until their time, so they keep nothing alive.
@@ -156,7 +159,8 @@ class Endpoint:
                     self._remove(connection)
                 else:
                     self._guarded(connection, connection.settle)
-            self._flush_all(touched | self._dirty, now)
+            self._dirty |= touched
+            self._flush_some(now)
         finally:
             self._serving = False
         if self._dirty or (self._timers and self._timers[0][0] < self._pump_sleeps_until):
@@ -190,7 +194,8 @@ class Endpoint:
             now = trio.current_time()
             self._serving = True
             try:
-                self._flush_all(self._fire_timers(now) | self._dirty, now)
+                self._dirty |= self._fire_timers(now)
+                self._flush_some(now)
             finally:
                 self._serving = False
 
@@ -251,12 +256,17 @@ class Endpoint:
 
     # Sending
 
-    def _flush_all(self, connections: dict[QuicConnection, None], now: float) -> None:
-        for connection in connections:
-            if self.socket.blocked:
-                self._dirty[connection] = None
-            else:
-                self._guarded(connection, self._flush, connection, now)
+    def _flush_some(self, now: float) -> None:
+        """Send for one step of the event loop; what is left is sent in the next one.
+
+        A connection that has little to say does not wait for those that have much: who
+        follows live would feel everybody who catches up.
+        """
+        sent = self._bytes_sent
+        for connection in sorted(self._dirty, key=_has_much_to_send):
+            if self.socket.blocked or self._bytes_sent - sent >= _STEP_BYTES:
+                return
+            self._guarded(connection, self._flush, connection, now)
 
     def _flush(self, connection: QuicConnection, now: float) -> None:
         self._dirty.pop(connection, None)
@@ -265,6 +275,7 @@ class Endpoint:
         datagrams = connection.flush(now)
         if datagrams:
             self.send(datagrams)
+            self._bytes_sent += sum([len(data) for data, _ in datagrams])
         if connection._engine.terminated:
             self._remove(connection)
         else:
@@ -284,3 +295,7 @@ class Endpoint:
             connection._terminate(
                 SessionClosed("internal error", code=SessionCode.INTERNAL, remote=False)
             )
+
+
+def _has_much_to_send(connection: QuicConnection) -> bool:
+    return connection._engine.unsent > _STEP_BYTES // 2

@@ -11,6 +11,8 @@ _SHORTEST_RTT = 0.000_001
 # RFC 9002 section 7.7 recommends a rate a little above the window per round trip.
 _GAIN = 1.25
 _SMALLEST_BURST = 16  # datagrams
+# Making more of them at once takes so long that the other connections feel it.
+_LARGEST_FLUSH = 32 * 1024  # bytes
 
 
 class TickPacer:
@@ -22,9 +24,16 @@ class TickPacer:
         self._tokens = 0.0
         self._capacity = 0.0
         self._filled_at = 0.0
+        self.begin_flush()
+
+    def begin_flush(self) -> None:
+        """A row of datagrams is about to be made."""
+        self._flush_left = max(_LARGEST_FLUSH, _SMALLEST_BURST * self._datagram)
 
     def next_send_time(self, now: float) -> float | None:
-        """None to send now, else when to ask again."""
+        """None to send now, else when to ask again: at once, where that is enough for now."""
+        if self._flush_left <= 0:
+            return now
         if self._rate is None:
             return None
         if now > self._filled_at:
@@ -37,6 +46,7 @@ class TickPacer:
 
     def update_after_send(self, now: float) -> None:
         """One datagram went out."""
+        self._flush_left -= self._datagram
         if self._rate is not None:
             self._tokens -= self._datagram
 

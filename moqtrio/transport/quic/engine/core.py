@@ -200,6 +200,7 @@ class Engine(SendingEngine):
             return []  # a server that has not understood a first packet yet
         if self._packet_number - self._keyed_at >= _PACKETS_PER_KEY:
             self._renew_keys()
+        self._loss._pacer.begin_flush()
         datagrams: list[tuple[bytes, Any]] = self.datagrams_to_send(now=now)
         return datagrams
 
