@@ -115,19 +115,13 @@ async def test_a_slice_cut_short_at_any_length_while_in_use(tmp_path: Path, cach
         shutil.rmtree(directory)
 
 
-@pytest.mark.parametrize("length", [None, 0, 32, 8192, 200_000])
-async def test_the_log_of_the_slice_being_written_is_cut_short(
-    tmp_path: Path, length: int | None
-) -> None:
+@pytest.mark.parametrize("length", [0, 32, 8192, 200_000])
+async def test_the_log_of_the_slice_being_written_is_cut_short(tmp_path: Path, length: int) -> None:
     """While it is written to. What was in it fails; what goes into other slices does not."""
     async with SqliteStore.open(tmp_path, slice_bytes=600_000, cache_bytes=1) as store:
         track = store.track("a", "b")
         await record(track, 0)
-        log = tmp_path / "slice-00000001.db-wal"
-        if length is None:
-            log.unlink()
-        else:
-            os.truncate(log, length)
+        os.truncate(tmp_path / "slice-00000001.db-wal", length)
         assert not await readable(track, LONG)
         for number in range(1, 5):
             await record(track, END * number)

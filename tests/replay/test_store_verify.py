@@ -149,6 +149,7 @@ async def test_a_group_without_its_beginning(tmp_path: Path) -> None:
     slices = await record(tmp_path)
     change(slices[0], "DELETE FROM part WHERE sequence=7")
     change(slices[0], "DELETE FROM chunk WHERE sequence=7")
+    change(slices[0], "PRAGMA user_version=0")  # as an earlier version sealed it
     catalog = "UPDATE content SET first=10, groups=12, frames=72, bytes=bytes-45000, first_us=10000"
     change(tmp_path / "catalog.db", f"{catalog} WHERE slice=1")
     (found,) = details(verify_store(tmp_path))

@@ -91,8 +91,8 @@ class SliceRow:
 
     ``created`` and ``recorded`` (the time of the last commit) are in seconds of the store's
     clock. ``contents`` is by track, ``continuations`` has the first frame here
-    of every (track, sequence) that began in an earlier slice; both are empty until it is
-    sealed.
+    of every (track, sequence) that began in an earlier slice; both are empty while it is
+    written to.
     """
 
     number: int
@@ -222,19 +222,21 @@ class Catalog:
                 (number, state, created, created),
             )
 
-    def seal_slice(
+    def close_slice(
         self,
         number: int,
+        state: str,
         recorded: float,
         size: int,
         contents: Mapping[int, Content],
         continuations: Mapping[tuple[int, int], int],
     ) -> None:
-        """Record that a slice will not change any more, and what is in it."""
+        """Record what is in a slice that is written to no more. Its state is SEALED where the
+        file will not change any more, ACTIVE where it could not be sealed."""
         with self._transaction() as connection:
             connection.execute(
                 "UPDATE slice SET state=?, recorded=?, bytes=? WHERE number=?",
-                (SEALED, recorded, size, number),
+                (state, recorded, size, number),
             )
             connection.executemany(
                 "INSERT OR REPLACE INTO content VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?)",

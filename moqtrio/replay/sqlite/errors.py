@@ -9,6 +9,11 @@ from pathlib import Path
 from ...errors import ReplayError, StreamCode
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_SCHEMA}
+_UNREADABLE = {
+    sqlite3.SQLITE_IOERR_READ,
+    sqlite3.SQLITE_IOERR_SHORT_READ,
+    sqlite3.SQLITE_IOERR_CORRUPTFS,
+}
 _HINTS = {
     sqlite3.SQLITE_FULL: "the disk is full: free some space, or lower the store's retention",
     sqlite3.SQLITE_IOERR: "the disk failed to read or write",
@@ -34,6 +39,19 @@ def is_damage(error: sqlite3.Error, path: Path) -> bool:
     if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR) and not path.is_file():
         return True
     return bool(code == sqlite3.SQLITE_ERROR)  # No such table: the file is another's.
+
+
+def is_file_at_fault(error: sqlite3.Error, path: Path) -> bool:
+    """Whether another file may well be written in the place of this one, which cannot be: not
+    so on a full disk, where the same would come of it. Rows that are in the way are at fault,
+    too, as nothing is written that was there before."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    primary = code & 0xFF
+    return (
+        is_damage(error, path)
+        or code in _UNREADABLE
+        or primary in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CONSTRAINT)
+    )
 
 
 def describe(error: Exception, path: Path) -> str:

@@ -270,8 +270,10 @@ def _look_into(view: CatalogView, index: int) -> Sequence[tuple[int, int]]:
         states = {each.number: each.state for each in read_catalog(view.directory).slices}
         if states.get(row.number) != ACTIVE:
             raise _Moved from error
-        row.contents = assumed_contents(view.tracks, view.slices[:index])
+        if not row.contents:
+            row.contents = assumed_contents(view.tracks, view.slices[:index])
         return ()
-    row.contents, row.continuations = found.contents, found.continuations
+    if not row.contents:  # else nothing more is written to it, and there may be less now
+        row.contents, row.continuations = found.contents, found.continuations
     row.recorded = found.recorded or row.recorded
     return unfinished

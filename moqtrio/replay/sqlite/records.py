@@ -13,6 +13,10 @@ OPEN = -1
 """The ending of a group that has none. 0: finished; above: 1 + the code it was aborted with."""
 
 
+FileIdentity = tuple[int, int]
+"""The numbers of a file's device and inode."""
+
+
 @attrs.define(slots=True)
 class Totals:
     """Frames counted: how many, their payload bytes, and the span of their timestamps.
@@ -129,9 +133,11 @@ class SliceFile:
     Attributes:
         immutable: whether the file will never change again.
         contents: what is in it, by track; None while it is being written.
+        identity: which file it is that has been written there; None if any will do.
     """
 
     number: int
     path: Path
     immutable: bool
     contents: Mapping[int, Content] | None = attrs.field(default=None, eq=False)
+    identity: FileIdentity | None = None

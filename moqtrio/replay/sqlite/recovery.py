@@ -13,7 +13,7 @@ import attrs
 
 from ...errors import ReplayError
 from ..target import GapWrite
-from .catalog import ACTIVE, CREATING, DROPPING, Catalog, SliceRow, TrackRow
+from .catalog import ACTIVE, CREATING, DROPPING, SEALED, Catalog, SliceRow, TrackRow
 from .errors import store_error
 from .lock import DirectoryLock
 from .records import Content
@@ -111,22 +111,28 @@ def _finish(
     tracks: Iterable[TrackRow],
     before: Sequence[Slice],
 ) -> bool:
-    """Seal a slice that was being written when its process ended, if the disk allows."""
+    """Seal a slice that was being written when its process ended, or could not be sealed
+    before that, if the disk allows."""
     path = slice_path(directory, row.number)
+    known = bool(row.contents)
     sealed = True
     try:
-        found, sealed = recover(path)
-        row.contents, row.continuations = found.contents, found.continuations
+        found, sealed = recover(path, known=known)
+        if not known:  # else there may be less now
+            row.contents, row.continuations = found.contents, found.continuations
         row.recorded = found.recorded or row.recorded
     except ReplayError as error:
         if error.retryable:
             raise
         logger.error("what was recorded last is lost: %s", error)
-        row.contents = assumed_contents(tracks, before)
+        if not known:
+            row.contents = assumed_contents(tracks, before)
     row.bytes = file_bytes(path)
     if sealed:
         try:
-            catalog.seal_slice(row.number, row.recorded, row.bytes, row.contents, row.continuations)
+            catalog.close_slice(
+                row.number, SEALED, row.recorded, row.bytes, row.contents, row.continuations
+            )
         except ReplayError as error:
             # It is in order, and will be found to be so again.
             logger.warning("slice %d is not marked as sealed: %s", row.number, error)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from .records import Part, SliceFile
+from .records import FileIdentity, Part, SliceFile
 
 BUSY_SECONDS = 5.0
 PAGE_BYTES = 8192
@@ -65,6 +65,23 @@ def file_bytes(path: Path) -> int:
         with suppress(OSError):
             total += os.stat(f"{path}{suffix}").st_size
     return total
+
+
+def file_identity(path: Path) -> FileIdentity | None:
+    """Which file it is; None where there is none. Raises OSError."""
+    # SQLite's locks would go if the file were opened, and closed, once more.
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def is_at(path: Path, identity: FileIdentity | None) -> bool:
+    """Whether it is still that file, as far as can be told."""
+    with suppress(OSError):
+        return file_identity(path) == identity
+    return True
 
 
 def remove_files(path: Path) -> None:
@@ -128,10 +145,12 @@ def connect_durable(
 
 
 def connect_reader(file: SliceFile) -> sqlite3.Connection:
-    """Open a slice to read from."""
+    """Open a slice to read from. Raises sqlite3.Error."""
     # A sealed slice needs no locks and no shared memory, nor a directory to create it in.
     connection = connect(file.path, "mode=ro&immutable=1" if file.immutable else "mode=rw")
     try:
+        if file.identity is not None and not is_at(file.path, file.identity):
+            raise sqlite3.DatabaseError("another file has taken its place")
         connection.execute("PRAGMA query_only=1")
         connection.execute("PRAGMA cache_size=-512")
     except BaseException:

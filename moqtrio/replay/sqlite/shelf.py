@@ -18,10 +18,10 @@ from ...errors import ReplayError
 from ..batch import refused
 from ..gaps import Gaps
 from ..target import GapWrite, GroupWrite
-from .catalog import ACTIVE, CREATING, Catalog
+from .catalog import ACTIVE, CREATING, SEALED, Catalog
 from .loader import find_recorded
 from .pool import ConnectionPool
-from .records import Content, SliceFile
+from .records import Content, FileIdentity, SliceFile
 from .removal import remove_slices
 from .schema import slice_path
 from .slices import SliceWriter, Written
@@ -56,6 +56,7 @@ class Slice:
     contents: dict[int, Content] = attrs.Factory(dict)
     continuations: dict[tuple[int, int], int] = attrs.Factory(dict)
     written_bytes: int = 0
+    identity: FileIdentity | None = None
 
 
 @attrs.define(eq=False)
@@ -169,7 +170,9 @@ class Shelf:
         """Where a slice is."""
         each = self._slices[number]
         contents = None if each is self._active else each.contents
-        return SliceFile(number, slice_path(self._directory, number), each.immutable, contents)
+        identity = None if each.immutable else each.identity
+        path = slice_path(self._directory, number)
+        return SliceFile(number, path, each.immutable, contents, identity)
 
     def mean_group_bytes(self, track_id: int) -> int:
         """The mean size of what was recorded of a track; 0 where nothing was."""
@@ -269,7 +272,7 @@ class Shelf:
         """
         async with self._lock:
             self.check_open()
-            if self._active is not None and self._is_full(self._active):
+            if self._active is not None and self._is_done(self._active):
                 await self._seal()
             expired = self._expired()
             for number in expired:
@@ -339,7 +342,7 @@ class Shelf:
             raise refused(f"group {found} was recorded before")
 
     async def _ready_slice(self) -> tuple[SliceWriter, Slice]:
-        if self._active is not None and self._is_full(self._active):
+        if self._active is not None and self._is_done(self._active):
             await self._seal()
         if self._writer is None or self._active is None:
             number, now = self._next_number, self.now()
@@ -356,7 +359,8 @@ class Shelf:
                 return writer
 
             self._writer = await self._in_thread(create)
-            self._active = self._slices[number] = Slice(number, now, now, 0, False)
+            self._active = Slice(number, now, now, 0, False, identity=self._writer.identity)
+            self._slices[number] = self._active
             self._next_number += 1
             self.notify()
         return self._writer, self._active
@@ -367,16 +371,23 @@ class Shelf:
         writer, active = self._writer, self._active
         if writer is None or active is None:
             return
+        if writer.broken is not None:
+            logger.error("%s. What is recorded from now on goes into a new file", writer.broken)
 
         def work() -> tuple[bool, int]:
             self.pool.forget(active.number)
-            if not writer.seal():
-                return False, writer.file_bytes()
+            sealed = writer.seal()
             size = writer.file_bytes()
-            self._catalog.seal_slice(
-                active.number, active.recorded, size, active.contents, active.continuations
-            )
-            return True, size
+            if sealed or writer.broken is not None:
+                self._catalog.close_slice(
+                    active.number,
+                    SEALED if sealed else ACTIVE,
+                    active.recorded,
+                    size,
+                    active.contents,
+                    active.continuations,
+                )
+            return sealed, size
 
         try:
             active.immutable, active.bytes = await self._in_thread(work)
@@ -384,7 +395,18 @@ class Shelf:
             logger.warning("slice %d could not be sealed: %s", active.number, error)
         # Not before: cancelled while it waits for the thread, it is still being written.
         self._writer = self._active = None
+        if writer.broken is not None:
+            self._set_aside(active)
         self.notify()
+
+    def _set_aside(self, broken: Slice) -> None:
+        """Nothing more is written to a slice because of what has become of its file."""
+        if not broken.contents:
+            del self._slices[broken.number]
+            self._doomed.append(broken.number)
+        for track_id, content in broken.contents.items():
+            if content.first is not None and content.last is not None:
+                self._tracks[track_id].read_again(content.first, content.last)
 
     def _apply(self, track: SqliteTrack, active: Slice, written: Written) -> None:
         track_id = track.row.id
@@ -405,8 +427,11 @@ class Shelf:
         groups, size = self._volume.get(track_id, (0, 0))
         self._volume[track_id] = (groups + content.groups, size + content.totals.bytes)
 
-    def _is_full(self, active: Slice) -> bool:
+    def _is_done(self, active: Slice) -> bool:
+        """Whether nothing more is to be written to the slice that is being written."""
         limits = self._limits
+        if self._writer is not None and self._writer.broken is not None:
+            return True
         if active.written_bytes >= limits.bytes:
             return True
         return self.now() - active.created >= limits.seconds

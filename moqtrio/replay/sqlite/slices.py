@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from ...errors import ReplayError
 from ...model.frame import Frame
 from ...model.group import Aborted, GroupEnd
 from ..batch import GroupDelta, refused
@@ -24,15 +25,17 @@ from .chunks import (
     encode_run,
     key_checksum,
 )
-from .errors import store_error, write_error
+from .errors import describe, is_file_at_fault, store_error, write_error
 from .keys import note_keys
-from .records import OPEN, Content, OpenGroup, Part, Totals
+from .records import OPEN, Content, FileIdentity, OpenGroup, Part, Totals
 from .schema import (
     CHECKPOINT_PAGES,
     PAGE_BYTES,
     SLICE_TABLES,
     connect_durable,
     file_bytes,
+    file_identity,
+    is_at,
     part_checksum,
     remove_files,
     sync_directory,
@@ -74,12 +77,21 @@ class _Rows:
 
 
 class SliceWriter:
-    """The slice that is being written."""
+    """The slice that is being written.
+
+    Attributes:
+        identity: which file is being written.
+        broken: why nothing more can be written to it; None while it can.
+    """
 
     def __init__(self, path: Path, number: int, connection: sqlite3.Connection) -> None:
         self.path = path
         self.number = number
+        self.broken: str | None = None
         self._connection = connection
+        # What is written to a file without a name is not durable, and SQLite does not notice.
+        self._files = {each: file_identity(each) for each in (path, Path(f"{path}-wal"))}
+        self.identity: FileIdentity | None = self._files[path]
         self._packed: dict[int, int] = {}  # by track: the last sequence in a pack
 
     @classmethod
@@ -96,13 +108,13 @@ class SliceWriter:
                 connection.execute("PRAGMA cache_size=-8192")
                 connection.executescript(f"BEGIN;{SLICE_TABLES}COMMIT;")
                 sync_directory(path.parent)
+                return cls(path, number, connection)
             except BaseException:
                 connection.close()
                 remove_files(path)
                 raise
         except (sqlite3.Error, OSError) as error:
             raise write_error(error, path) from error
-        return cls(path, number, connection)
 
     def write(
         self,
@@ -113,7 +125,8 @@ class SliceWriter:
     ) -> Written:
         """Record ``deltas`` (rising in sequence) in one transaction.
 
-        Raises ReplayError, having changed nothing.
+        Raises ReplayError, having changed nothing that counts. Once this slice is ``broken``,
+        repeating it helps only in another one.
         """
         rows = self._make_rows(track, deltas, open_groups, recorded)
         connection = self._connection
@@ -128,10 +141,11 @@ class SliceWriter:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
-        except sqlite3.IntegrityError as error:
-            raise refused("a group of this batch was recorded before") from error
         except sqlite3.Error as error:
+            if is_file_at_fault(error, self.path):
+                self.broken = describe(error, self.path)
             raise write_error(error, self.path) from error
+        self._check_files()
         if rows.packs:
             self._packed[track] = rows.packs[-1][2]
         return rows.written
@@ -144,13 +158,21 @@ class SliceWriter:
         """Put everything into the main file, and close it. False where that failed: the
         slice can be read as before, and be recovered another time."""
         try:
-            return _checkpoint(self._connection)
+            if not is_at(self.path, self.identity):
+                return False
+            return _checkpoint(self._connection, note=self.broken is None)
         finally:
             self._connection.close()
 
     def close(self) -> None:
         """Close the file as it is."""
         self._connection.close()
+
+    def _check_files(self) -> None:
+        for path, identity in self._files.items():
+            if not is_at(path, identity):
+                self.broken = f"{path}: the file was removed or replaced while it was written to"
+                raise ReplayError(self.broken, retryable=True)
 
     def _make_rows(
         self,
@@ -235,16 +257,20 @@ class Survey:
     recorded: float | None
 
 
-def recover(path: Path) -> tuple[Survey, bool]:
+def recover(path: Path, *, known: bool) -> tuple[Survey, bool]:
     """Find out what a process that was killed has left in a slice, and seal it.
 
     Returns also whether all of it is now in the main file. Raises ReplayError where the
     file is gone or damaged.
+
+    Args:
+        known: whether the catalog has what should be in it: what is found is then not noted
+            as all there ever was.
     """
     try:
         connection = connect_durable(path, create=False)
         try:
-            return survey(connection), _checkpoint(connection)
+            return survey(connection), _checkpoint(connection, note=not known)
         finally:
             connection.close()
     except sqlite3.Error as error:
@@ -264,11 +290,13 @@ def survey(connection: sqlite3.Connection) -> Survey:
     return Survey(count_contents(connection), continuations, recorded)
 
 
-def _checkpoint(connection: sqlite3.Connection) -> bool:
-    """Put everything into the main file. False where that failed, on a full disk say: what
-    is in the database is as safe as before, but needs its write-ahead log."""
+def _checkpoint(connection: sqlite3.Connection, *, note: bool) -> bool:
+    """Put everything into the main file, with a note of the keys if so wanted. False where
+    that failed, on a full disk say: what is in the database is as safe as before, but needs
+    its write-ahead log."""
     try:
-        note_keys(connection)
+        if note:
+            note_keys(connection)
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
     except sqlite3.Error:
         return False

@@ -250,6 +250,10 @@ class SqliteTrack(SlicedTrack[SliceFile]):
             if write.end is not None:
                 self._cut_short.discard(write.sequence)
 
+    def read_again(self, first: int, last: int) -> None:
+        """What can be read of the groups from ``first`` to ``last`` may have changed."""
+        self._loads.invalidate(first - 1, last)
+
     def drop_slice(self, slice_number: int, continued: Iterable[int]) -> int:
         """A slice was evicted: its groups are gone, whatever later slices have of them.
 
