@@ -425,8 +425,8 @@ class TrackLog:
         can bring that about."""
         return self._leaving[0].changed_at + self.limits.cache_age if self._leaving else None
 
-    def evict(self) -> None:
-        """Forget what is too old or too much. The latest group stays.
+    def evict(self) -> bool:
+        """Forget what is too old or too much; whether there was any. The latest group stays.
 
         A group that has ended leaves in the order in which they ended, a recorded one in
         the order in which they became durable, whatever else is open. Only beyond
@@ -436,6 +436,7 @@ class TrackLog:
         """
         limits, leaving = self.limits, self._leaving
         now = trio.current_time()
+        before = self._evicted
         while leaving:
             group = leaving[0]
             if group.changed_at + limits.cache_age > now and self._bytes <= limits.cache_bytes:
@@ -445,6 +446,7 @@ class TrackLog:
                 self._forget(group)
         while self._bytes > limits.max_bytes and len(self._groups) > 1:
             self._forget(self._groups[self._order[self._head]])
+        return self._evicted > before
 
     def _settle(self, group: Group) -> None:
         """Let a group leave in its turn, if nothing is missing of it and it is not the latest."""

@@ -143,7 +143,8 @@ class Recorder:
     async def _record(self) -> None:
         """Record what there is, then wait until there is more, or it is worth trying again."""
         pause = self._settings.interval
-        self._log.evict()
+        if self._log.evict():
+            self._log.watchers.notify()  # who still sends one of them may have to let go of it
         try:
             while not self._stopping.is_set() and await self._step():
                 await trio.lowlevel.checkpoint()
