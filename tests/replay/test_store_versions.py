@@ -13,16 +13,18 @@ from pathlib import Path
 
 import pytest
 import trio
-from store_tools import frames_of, read_group, read_sequences, start_python, whole
+from store_tools import find_group, frames_of, read_group, read_sequences, start_python, whole
 
 from moqtrio.errors import ReplayError
 from moqtrio.model.group import FINISHED, Aborted
-from moqtrio.model.source import Bounds
-from moqtrio.replay.sqlite import SqliteStore, inspect_store
+from moqtrio.model.source import Bounds, Missing
+from moqtrio.replay.sqlite import SqliteStore, inspect_store, verify_store
 from moqtrio.replay.sqlite.catalog import FORMAT_VERSION
+from moqtrio.replay.target import GapWrite
 
 DATA = Path(__file__).parent / "data"
-VERSIONS = [1]
+VERSIONS = [1, 2]
+WITH_GAPS = 2
 PACKED = [*range(50), *range(60, 110)]
 
 # Opens a store and is killed in the middle of bringing it up to date.
@@ -80,6 +82,21 @@ async def check_contents(store: SqliteStore) -> None:
     assert await read_group(killed, 5) == (frames_of(5, 6, 500), None), "cut short by the kill"
 
 
+async def check_gaps(store: SqliteStore) -> None:
+    """Those that were recorded have the codes they were recorded with."""
+    gaps = store.track("live/b", "gaps")
+    assert list(gaps.gaps) == [GapWrite(3, 5, 53), GapWrite(8, 9, 24), GapWrite(12, 14, 53)]
+    for sequence in (0, 1, 2, 5, 10):
+        assert await read_group(gaps, sequence) == (frames_of(sequence, 1, 100), FINISHED)
+    for sequence, code in ((3, 53), (4, 53), (8, 24)):
+        with pytest.raises(ReplayError) as raised:
+            await find_group(gaps, sequence)
+        assert (raised.value.code, raised.value.retryable) == (code, False)
+    for sequence, following in ((6, 8), (7, 8), (9, 10)):
+        assert await find_group(gaps, sequence) == Missing(following), "never used"
+    assert gaps.next_sequence == 14, "the gap at the end is not published once more"
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 async def test_a_store_of_an_older_version_is_read_whole_and_goes_on(
     tmp_path: Path, version: int
@@ -87,6 +104,8 @@ async def test_a_store_of_an_older_version_is_read_whole_and_goes_on(
     directory = unpack(tmp_path, version)
     async with SqliteStore.open(directory) as store:
         await check_contents(store)
+        if version >= WITH_GAPS:
+            await check_gaps(store)
         packs, killed = store.track("live/a", "packs"), store.track("live/b", "killed")
         assert (packs.next_sequence, killed.next_sequence) == (110, 64)
         assert store.track("live/a", "ended").next_sequence == 7
@@ -99,6 +118,8 @@ async def test_a_store_of_an_older_version_is_read_whole_and_goes_on(
         assert await read_sequences(store.track("live/a", "packs"), 1000) == [*PACKED, 110]
         killed = store.track("live/b", "killed")
         assert await read_sequences(killed, 1000) == [*range(7), 64]
+        if version >= WITH_GAPS:
+            await check_gaps(store)
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -107,12 +128,12 @@ def test_a_store_of_an_older_version_can_be_looked_at(tmp_path: Path, version: i
     before = {path: path.read_bytes() for path in directory.glob("*.db")}
     info = inspect_store(directory)
     assert info.format_version == version
-    assert [(track.name, track.groups, track.next_sequence) for track in info.tracks] == [
-        ("packs", 100, 110),
-        ("long", 2, 5),
-        ("ended", 3, 7),
-        ("killed", 7, 64),
-    ]
+    found = [(track.name, track.groups, track.next_sequence) for track in info.tracks]
+    expected = [("packs", 100, 110), ("long", 2, 5), ("ended", 3, 7), ("killed", 7, 64)]
+    if version >= WITH_GAPS:
+        expected.insert(3, ("gaps", 5, 14))
+    assert found == expected
+    assert verify_store(directory).clean
     assert {path: path.read_bytes() for path in directory.glob("*.db")} == before
 
 
