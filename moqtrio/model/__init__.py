@@ -19,8 +19,7 @@ from .origin import Announcement, Origin, OriginAnnouncements
 from .path import join, strip_prefix
 from .ranges import RangeSet
 from .recording import RecordingMode, RecordingStatistics
-from .replay_writer import ReplayWriter
-from .requests import ReplayRequest, ReplayRequests
+from .requests import ReplayRequest, ReplayRequests, ReplayWriter
 from .source import ReplaySource
 from .track import Track, TrackInfo, TrackStore
 

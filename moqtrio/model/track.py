@@ -13,8 +13,7 @@ from .group import GroupProducer
 from .log import LogLimits, LogStatistics, TrackLog
 from .notify import Wakeup
 from .recording import RecordingMode, RecordingStatistics
-from .request_queue import RequestLimits, RequestQueue
-from .requests import ReplayRequests
+from .requests import ReplayRequests, RequestLimits, RequestQueue
 from .source import ReplaySource, TimeIndex
 from .timeline import Timeline
 

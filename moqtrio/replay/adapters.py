@@ -23,10 +23,14 @@ import trio
 
 from ..errors import ProtocolError, ReplayError
 from ..model.frame import Frame
-from ..model.replay_writer import ReplayWriter
-from ..model.request_buffer import FRAME_OVERHEAD
-from ..model.request_queue import RequestLimits, RequestQueue
-from ..model.requests import ReplayRequest, ReplayRequests
+from ..model.requests import (
+    FRAME_OVERHEAD,
+    ReplayRequest,
+    ReplayRequests,
+    ReplayWriter,
+    RequestLimits,
+    RequestQueue,
+)
 from ..model.source import Missing
 from ..model.track import Track
 from ..scope import open_scope

@@ -323,7 +323,7 @@ class SubscriptionServer:
             self._at_edge
             or self._log.ended
             or self._resolver.expiry.is_limited
-            or any([sender.is_live for sender in self._senders])
+            or any(sender.is_live for sender in self._senders)
         ):
             self._wakeup.set()
 
@@ -377,6 +377,7 @@ class SubscriptionServer:
         try:
             while (update := await self._control.read(SubscribeUpdate)) is not None:
                 self._update(update)
+                await trio.lowlevel.checkpoint()  # thousands may lie here
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # Either side has given the subscription up.
         except DecodeError as error:

@@ -7,10 +7,10 @@ from types import TracebackType
 
 import trio
 
-from ..errors import ProtocolError, ReplayError, StreamCode
-from .replay_writer import ReplayWriter, call_soon, forgotten
-from .request_buffer import GroupBuffer
-from .request_queue import Entry, RequestLimits, RequestQueue, RequestStatistics
+from ...errors import ProtocolError, ReplayError, StreamCode
+from .buffer import GroupBuffer
+from .queue import Entry, RequestLimits, RequestQueue, RequestStatistics
+from .writer import ReplayWriter, call_soon, forgotten
 
 
 class ReplayRequest:

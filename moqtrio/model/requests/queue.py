@@ -15,13 +15,13 @@ from functools import partial
 import attrs
 import trio
 
-from ..errors import ProtocolError, ReplayError, StreamCode
+from ...errors import ProtocolError, ReplayError, StreamCode
+from ..log import TrackLog
+from ..source import Bounds, Missing, Pending, Ready
+from .answers import RecentAnswers
+from .buffer import BufferReader, GroupBuffer, Whole
 from .demand import Demand
-from .log import TrackLog
-from .replay_writer import forgotten
-from .request_answers import RecentAnswers
-from .request_buffer import BufferReader, GroupBuffer, Whole
-from .source import Bounds, Missing, Pending, Ready
+from .writer import forgotten
 
 logger: logging.Logger = logging.getLogger("moqtrio.requests")
 

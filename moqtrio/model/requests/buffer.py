@@ -16,11 +16,11 @@ from typing import Final
 import attrs
 import trio
 
-from ..errors import ReplayError, StreamCode
+from ...errors import ReplayError, StreamCode
+from ..frame import TIMESTAMP_END, Frame
+from ..log import TrackLog
+from ..source import END, End, Missing, Pending, Ready
 from .demand import Demand
-from .frame import TIMESTAMP_END, Frame
-from .log import TrackLog
-from .source import END, End, Missing, Pending, Ready
 
 logger: logging.Logger = logging.getLogger("moqtrio.requests")
 

@@ -7,9 +7,9 @@ from collections import OrderedDict
 import attrs
 import trio
 
-from ..errors import ReplayError
-from .request_buffer import GroupBuffer, copy_error
-from .source import Missing
+from ...errors import ReplayError
+from ..source import Missing
+from .buffer import GroupBuffer, copy_error
 
 # What is missing now may be there later: the answer is good for those who asked together.
 _MISSING_SECONDS = 1.0

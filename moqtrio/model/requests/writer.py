@@ -8,8 +8,8 @@ from types import TracebackType
 
 import trio
 
-from ..errors import ProtocolError, ReplayError, StreamCode
-from .request_buffer import GroupBuffer
+from ...errors import ProtocolError, ReplayError, StreamCode
+from .buffer import GroupBuffer
 
 
 class ReplayWriter:
