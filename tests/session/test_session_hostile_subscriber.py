@@ -36,6 +36,7 @@ from moqtrio.model import Origin
 from moqtrio.replay import Missing, Pending, Ready
 from moqtrio.replay.memory import MemoryGroupReader
 from moqtrio.session import Session
+from moqtrio.session.serving import SubscriptionServer
 from moqtrio.session.session import open_session_over
 from moqtrio.transport.memory import memory_connection_pair
 from moqtrio.transport.settings import TransportSettings
@@ -546,3 +547,39 @@ async def test_a_setup_that_is_a_stream_of_bytes() -> None:
             await wait_all_tasks_blocked()
         stream.finish()
         await raw.assert_works()
+
+
+async def test_a_flood_of_updates_leaves_others_their_turn() -> None:
+    """One read brings ten thousand of them."""
+    origin = Origin()
+    track = origin.create_broadcast("b").create_track("t")
+    publish(track)
+    update = SubscriptionServer._update
+    updates = 0
+    turns = [0]
+
+    def count(server: SubscriptionServer, message: SubscribeUpdate) -> None:
+        nonlocal updates
+        updates += 1
+        update(server, message)
+
+    async def watch() -> None:
+        while True:
+            before = updates
+            await trio.lowlevel.checkpoint()
+            turns.append(updates - before)
+
+    async with raw_subscriber(origin) as raw, trio.open_nursery() as nursery:
+        stream = await raw.request(SUBSCRIBE, Subscribe(1, "b", "t", start=0))
+        flood = b"".join(
+            SubscribeUpdate(priority=each % 2, start=0).encode() for each in range(3000)
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(SubscriptionServer, "_update", count)
+            nursery.start_soon(watch)
+            await stream.send.send_all(flood)
+            with trio.fail_after(10):
+                while updates < 3000:
+                    await trio.lowlevel.checkpoint()
+        nursery.cancel_scope.cancel()
+    assert max(turns) <= 4
