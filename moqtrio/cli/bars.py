@@ -49,14 +49,14 @@ async def run_with_bar(work: Callable[[Meter], T], title: str) -> T:
 async def _draw(meter: Meter, title: str) -> None:
     columns = (
         TextColumn(title),
-        BarColumn(),
+        BarColumn(bar_width=None),
         DownloadColumn(),
         TransferSpeedColumn(),
         TextColumn("[dim]{task.description}"),
     )
     # No refresh thread: it is drawn when there is something new.
     with Progress(
-        *columns, console=Console(stderr=True), auto_refresh=False, transient=True
+        *columns, console=Console(stderr=True), auto_refresh=False, transient=True, expand=True
     ) as progress:
         task = progress.add_task("", total=None)
         while True:

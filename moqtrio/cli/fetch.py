@@ -9,7 +9,14 @@ from cyclopts import Parameter
 import moqtrio
 
 from .failures import Failure, describe_code
-from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions, Url
+from .options import (
+    CLIENT_TLS,
+    GENERAL,
+    ClientTlsOptions,
+    GeneralOptions,
+    SequenceNumber,
+    Url,
+)
 from .output import open_output
 from .receiving import GroupPrinter, explain_refusal
 
@@ -18,7 +25,7 @@ async def fetch(
     url: Url,
     broadcast: str,
     track: str,
-    sequence: int,
+    sequence: SequenceNumber,
     /,
     *,
     frames: bool = False,

@@ -20,6 +20,8 @@ _TLS = Group("Certificates", sort_key=2)
 _SOURCE = Group("What is published", sort_key=1)
 _GENERAL = Group("General", sort_key=9)
 
+LARGEST_SEQUENCE = 2**62 - 1  # what the wire can say
+
 
 def _show_duration(seconds: float | None) -> str | None:
     return None if seconds is None else format_duration(seconds)
@@ -49,6 +51,15 @@ def _size(_type: Any, tokens: Sequence[Token]) -> int:
 
 Size = Annotated[int, Parameter(converter=_size, metavar="SIZE")]
 """A number of bytes, given as a size such as ``10GB``."""
+
+
+def _check_sequence(_type: Any, sequence: int | None) -> None:
+    if sequence is not None and not 0 <= sequence <= LARGEST_SEQUENCE:
+        raise ValueError("Sequences are from 0 to 2**62 - 1.")
+
+
+SequenceNumber = Annotated[int, Parameter(validator=_check_sequence)]
+"""A group's sequence, checked before anything is opened."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,24 +186,26 @@ class SourceOptions:
             group=_SOURCE,
             metavar="DIR|URL",
             negative="",
+            show_default=False,
             help="Record to this directory, and replay from it what memory has forgotten. A "
             "second one, such as s3://bucket/prefix, takes what is complete.",
         ),
     ] = ()
     retention: Annotated[
-        Duration, Parameter(group=_SOURCE, help="How long the store keeps groups.")
-    ] = 72 * 3600.0
+        Duration | None,
+        Parameter(group=_SOURCE, help="How long the store keeps groups, by default 72h."),
+    ] = None
     disk_retention: Annotated[
-        Duration,
+        Duration | None,
         Parameter(
             group=_SOURCE,
-            help="How long the directory keeps what the URL has; with two --store.",
+            help="How long the directory keeps what the URL has, by default 1h; with two --store.",
         ),
-    ] = 3600.0
+    ] = None
     disk_size: Annotated[
         Size | None,
         Parameter(
-            group=_SOURCE, help="How much the directory may take: the oldest goes beyond it."
+            group=_SOURCE, help="How much the directory may take: beyond it the oldest goes."
         ),
     ] = None
     recording: Annotated[
@@ -220,7 +233,16 @@ class SourceOptions:
             raise UsageError("--seconds goes with --input telemetry; other input ends by itself")
         if self.recording == "durable" and not self.store:
             raise UsageError("--recording durable needs a --store to record to")
-        self.split_stores()
+        if self.retention is not None and not self.store:
+            raise UsageError("--retention needs a --store: nothing is kept without one")
+        if self.disk_size is not None and not self.store:
+            raise UsageError("--disk-size needs a --store: nothing is on disk without one")
+        _, url = self.split_stores()
+        if self.disk_retention is not None and url is None:
+            raise UsageError(
+                "--disk-retention needs a second --store with a URL to keep the rest; "
+                "--retention is for a directory alone"
+            )
         if not self.broadcast or not self.track:
             raise UsageError("--broadcast and --track must not be empty")
 

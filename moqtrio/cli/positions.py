@@ -13,6 +13,7 @@ import moqtrio
 
 from .durations import parse_duration
 from .failures import Failure, UsageError
+from .options import LARGEST_SEQUENCE
 from .receiving import explain_refusal
 
 OLDEST = 0
@@ -42,7 +43,7 @@ def parse_start(text: str, clock: Callable[[], float] = time.time) -> Start:
         case "latest":
             return LATEST
         case digits if digits.isascii() and digits.isdigit():
-            return int(digits)
+            return _parse_sequence(digits)
     found = _parse_age(compact, clock) or _parse_instant(compact)
     if found is not None:
         return found
@@ -82,6 +83,13 @@ def check_range(start: int | None, end: int | None) -> None:
             f"--until {end} leaves nothing: it is the first sequence that is not wanted, "
             f"so it must be above {'0' if start is None else f'--from {start}'}"
         )
+
+
+def _parse_sequence(digits: str) -> int:
+    sequence = int(digits) if len(digits) < 20 else LARGEST_SEQUENCE + 1
+    if sequence > LARGEST_SEQUENCE:
+        raise UsageError(f"--from {digits} is no sequence: they are from 0 to 2**62 - 1")
+    return sequence
 
 
 def _parse_age(text: str, clock: Callable[[], float]) -> Moment | None:

@@ -26,6 +26,8 @@ _AHEAD_OF_STORE = 32 * 2**20
 _FRAMES_PER_TURN = 256
 _STATISTICS_INTERVAL = 1.0
 _LAG_TO_MENTION = 2.0
+_RETENTION = 72 * 3600.0
+_DISK_RETENTION = 3600.0
 
 
 Store = moqtrio.SqliteStore | moqtrio.TieredStore
@@ -180,18 +182,21 @@ async def _open_store(options: SourceOptions, stack: AsyncExitStack) -> Store | 
     directory, url = options.split_stores()
     if directory is None:
         return None
+    retention = _RETENTION if options.retention is None else options.retention
     if url is None:
         return await stack.enter_async_context(
             moqtrio.SqliteStore.open(
-                directory, retention=options.retention, retention_bytes=options.disk_size
+                directory, retention=retention, retention_bytes=options.disk_size
             )
         )
     return await stack.enter_async_context(
         moqtrio.TieredStore.open(
             directory,
             url,
-            retention=options.retention,
-            hot_retention=options.disk_retention,
+            retention=retention,
+            hot_retention=(
+                _DISK_RETENTION if options.disk_retention is None else options.disk_retention
+            ),
             hot_bytes=options.disk_size,
         )
     )

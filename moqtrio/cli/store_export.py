@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Annotated, Literal
 
 import attrs
@@ -16,13 +15,20 @@ import moqtrio
 
 from ..replay.sqlite import ExportReport, ReadOnlyStore, ReadOnlyTrack, export_track
 from .failures import EXIT_FAILURE, EXIT_SUCCESS, UsageError
-from .options import GENERAL, GeneralOptions
+from .options import GENERAL, GeneralOptions, SequenceNumber
 from .output import Output, open_output
 from .positions import Moment, Start, check_range, parse_start
 from .progress import Progress
 from .receiving import GroupPrinter
 from .sizes import format_size
-from .stores import BroadcastOption, TrackOption, count, format_groups, judging_store
+from .stores import (
+    BroadcastOption,
+    StoreDirectory,
+    TrackOption,
+    count,
+    format_groups,
+    judging_store,
+)
 
 STANDARD_OUTPUT = "-"
 
@@ -30,7 +36,7 @@ Format = Literal["lines", "jsonl", "frames"]
 
 
 async def export(
-    directory: Path,
+    directory: StoreDirectory,
     /,
     *,
     broadcast: BroadcastOption = None,
@@ -38,7 +44,7 @@ async def export(
     from_: Annotated[
         str, Parameter(name="--from", metavar="SEQ|oldest|latest|TIME", allow_leading_hyphen=True)
     ] = "oldest",
-    until: Annotated[int | None, Parameter(metavar="SEQ")] = None,
+    until: Annotated[SequenceNumber | None, Parameter(metavar="SEQ")] = None,
     output: Annotated[str, Parameter(metavar="-|FILE", allow_leading_hyphen=True)] = "-",
     format: Format | None = None,
     general: Annotated[GeneralOptions, Parameter(name="*")] = GENERAL,

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import attrs
 import trio
-from cyclopts import Parameter, Token
+from cyclopts import Parameter
 
 from ..replay.sqlite import TrimLimits, TrimmedTrack, TrimReport, trim_store
 from .failures import UsageError
-from .options import GENERAL, Duration, GeneralOptions
+from .options import GENERAL, Duration, GeneralOptions, SequenceNumber, Size
 from .output import open_output
-from .sizes import format_size, parse_size
+from .sizes import format_size
 from .stores import (
     BroadcastOption,
+    StoreDirectory,
     TrackOption,
     count,
     format_groups,
@@ -26,17 +25,13 @@ from .stores import (
 )
 
 
-def _size(_type: Any, tokens: Sequence[Token]) -> int:
-    return parse_size(tokens[0].value)
-
-
 async def trim(
-    directory: Path,
+    directory: StoreDirectory,
     /,
     *,
-    before: Annotated[int | None, Parameter(metavar="SEQ")] = None,
+    before: Annotated[SequenceNumber | None, Parameter(metavar="SEQ")] = None,
     older_than: Duration | None = None,
-    keep_bytes: Annotated[int | None, Parameter(converter=_size, metavar="SIZE")] = None,
+    keep_bytes: Size | None = None,
     broadcast: BroadcastOption = None,
     track: TrackOption = None,
     dry_run: bool = False,

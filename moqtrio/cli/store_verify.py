@@ -15,11 +15,11 @@ from .failures import EXIT_FAILURE, EXIT_SUCCESS
 from .options import GENERAL, GeneralOptions
 from .output import Output, open_output
 from .sizes import format_size
-from .stores import BroadcastOption, TrackOption, count, judging_store
+from .stores import BroadcastOption, StoreDirectory, TrackOption, count, judging_store
 
 
 async def verify(
-    directory: Path,
+    directory: StoreDirectory,
     /,
     *,
     broadcast: BroadcastOption = None,
@@ -104,4 +104,6 @@ def _sum_up(report: VerifyReport) -> list[str]:
     lines.append(f"{problems}; {read} in {files} were read")
     if not report.slices:
         return [*lines, "nothing of it can be served; restore what is named above from a backup"]
+    if not unsaid and all(problem.start is None for problem in report.problems):
+        return [*lines, "the guide to operating a store says what to do about it"]
     return [*lines, "groups named above are lost, and subscribers are told so; the rest is served"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
 import moqtrio
 
@@ -15,6 +16,17 @@ from .failures import EXIT_IMPOSSIBLE, Failure
 
 BroadcastOption = Annotated[str | None, Parameter(metavar="PATH")]
 TrackOption = Annotated[str | None, Parameter(metavar="NAME")]
+
+
+def _directory(_type: Any, tokens: Sequence[Token]) -> Path:
+    text = tokens[0].value
+    if "://" in text:
+        raise ValueError(f"expected a directory, not {text!r}: only store info takes a URL")
+    return Path(text)
+
+
+StoreDirectory = Annotated[Path, Parameter(converter=_directory)]
+"""A store on this machine's disk, not one in objects."""
 
 _HINTS = {
     "there is no such directory": "it is the directory that was given to serve --store",

@@ -9,7 +9,14 @@ from cyclopts import Parameter
 import moqtrio
 
 from .failures import Failure, UsageError
-from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions, Url
+from .options import (
+    CLIENT_TLS,
+    GENERAL,
+    ClientTlsOptions,
+    GeneralOptions,
+    SequenceNumber,
+    Url,
+)
 from .output import open_output
 from .positions import Moment, check_range, find_start, parse_start
 from .progress import Progress
@@ -26,7 +33,7 @@ async def subscribe(
         str,
         Parameter(name="--from", metavar="SEQ|oldest|latest|TIME", allow_leading_hyphen=True),
     ] = "latest",
-    until: Annotated[int | None, Parameter(metavar="SEQ")] = None,
+    until: Annotated[SequenceNumber | None, Parameter(metavar="SEQ")] = None,
     frames: bool = False,
     tls: Annotated[ClientTlsOptions, Parameter(name="*")] = CLIENT_TLS,
     general: Annotated[GeneralOptions, Parameter(name="*")] = GENERAL,

@@ -156,6 +156,15 @@ def test_verify_damage(moqtrio: Call, directory: str) -> None:
     assert report["problems"] == 1
 
 
+def test_verify_finds_what_is_no_groups_damage(moqtrio: Call, directory: str) -> None:
+    shutil.copy(Path(directory) / "slice-00000001.db", Path(directory) / "slice-00000077.db")
+    code, out, _ = moqtrio("verify", directory)
+    assert code == 1
+    assert "slice-00000077.db: the catalog does not have this file" in out
+    assert "lost" not in out
+    assert "the guide to operating a store" in out
+
+
 def test_verify_without_a_catalog_to_go_by(moqtrio: Call, directory: str) -> None:
     (Path(directory) / "catalog.db").write_bytes(b"?" * 5000)
     code, out, _ = moqtrio("verify", directory)
