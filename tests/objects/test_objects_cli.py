@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import trio
 from cli_commands import run_moqtrio, running_moqtrio
-from object_tools import MotoServer
+from object_tools import MotoServer, s3_store
 from store_tools import find_group, read_rest
 
 import moqtrio
 from moqtrio.cli.failures import UsageError
 from moqtrio.cli.options import SourceOptions
+from moqtrio.errors import ReplayError
+from moqtrio.replay.objects.client import ObjectClient
 
 LINES = [f"line {index} ".encode() + b"." * (index % 300) for index in range(400)]
 
@@ -114,6 +117,22 @@ def test_a_directory_and_a_url_in_any_order() -> None:
         options = SourceOptions(broadcast="b", track="t", store=stores)
         assert options.split_stores() == (Path("dir"), "s3://b/p")
     assert SourceOptions(broadcast="b", track="t").split_stores() == (None, None)
+
+
+async def test_a_bucket_that_is_not_there(moto: MotoServer) -> None:
+    client = ObjectClient(s3_store(moto.port, "absent"), "s3://absent/prefix")
+    with pytest.raises(ReplayError, match="there seems to be no such bucket"):
+        await trio.to_thread.run_sync(client.probe)
+
+
+async def test_http_that_is_not_allowed(moto: MotoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{moto.port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.delenv("AWS_ALLOW_HTTP", raising=False)
+    client = ObjectClient.connect("s3://bucket/prefix", 5.0)
+    with pytest.raises(ReplayError, match="http:// needs AWS_ALLOW_HTTP=true"):
+        await trio.to_thread.run_sync(client.probe)
 
 
 async def test_a_url_that_means_nothing(tmp_path: Path, lines: Path) -> None:

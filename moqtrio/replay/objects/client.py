@@ -109,9 +109,14 @@ class ObjectClient:
 
         Raises ReplayError: not retryable where it is not.
         """
-        with self._errors(_PROBE_NAME):
-            stale = _version(obstore.put(self._store, _PROBE_NAME, secrets.token_bytes(8)))
-            obstore.put(self._store, _PROBE_NAME, secrets.token_bytes(8))
+        try:
+            with self._errors(_PROBE_NAME):
+                stale = _version(obstore.put(self._store, _PROBE_NAME, secrets.token_bytes(8)))
+                obstore.put(self._store, _PROBE_NAME, secrets.token_bytes(8))
+        except ObjectMissing as error:
+            raise ReplayError(
+                f"the object store {self.label} takes nothing: there seems to be no such bucket"
+            ) from error
         for known in (None, stale):
             try:
                 self._put_if(_PROBE_NAME, b"refused", known)
@@ -228,7 +233,10 @@ def _version(meta: Any) -> Version:
 
 
 def _describe(label: str, error: BaseException) -> str:
-    return f"the object store {label}: {_first_line(error)}"
+    said = _first_line(error)
+    if "builder error" in said:  # what obstore says of an http:// that is not allowed
+        said += ". An endpoint with http:// needs AWS_ALLOW_HTTP=true"
+    return f"the object store {label}: {said}"
 
 
 def _first_line(error: BaseException) -> str:
