@@ -95,8 +95,8 @@ class Resolver:
         """Find the first group that will come; ``cursor`` is then its sequence.
 
         The smallest available sequence at or above the one asked for, over the log and
-        the store together; where there is none, the live edge (or later, if later was
-        asked for). What was found is held until it is served, so that it is there when
+        the store together, or the first that was lost, if that is before it; where there is
+        none, the live edge (or later, if later was asked for). What was found is held until it is served, so that it is there when
         the answer has been given.
         """
         log = self._log
@@ -116,7 +116,10 @@ class Resolver:
                 break
             if isinstance(answer, Dropped):
                 break  # It is there and cannot be read: start with it, and drop it by name.
-            self.cursor = self._next_available(self.cursor, answer)
+            end, code = log.absence(self.cursor, self._next_available(self.cursor, answer))
+            if code:
+                break  # It was there and is lost: as above, which the store will say soon.
+            self.cursor = end
         return Ready(self.cursor)
 
     def poll_next(self) -> Resolved:

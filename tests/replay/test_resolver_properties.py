@@ -148,7 +148,8 @@ class Subscriber:
             assert not world.in_log(sequence)
             assert not world.in_store(sequence) or world.broken
         if start < world.log.edge:
-            assert world.in_log(start) or world.in_store(start) or world.broken
+            lost = world.log.lost_until(start) is not None  # and is dropped by name
+            assert world.in_log(start) or world.in_store(start) or lost or world.broken
         return None
 
     def poll_next(self) -> Pending | None:

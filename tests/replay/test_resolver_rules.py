@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -19,6 +20,7 @@ from moqtrio.replay import (
     END,
     PARKED,
     Dropped,
+    GapWrite,
     GroupWrite,
     LiveReader,
     Pending,
@@ -292,6 +294,23 @@ async def test_what_was_lost_is_dropped_as_evicted_without_asking_the_store() ->
         publish(log)
     source.fail(ReplayError("must not be asked"))
     assert await answers(resolver) == [Dropped(0, 3, StreamCode.EVICTED), ("log", 3)]
+
+
+async def test_who_resumes_where_groups_were_lost_is_told_so() -> None:
+    """Before and after the store has taken note of it. What was never there is no loss."""
+    log = TrackLog(LogLimits(cache_bytes=0, max_bytes=5))
+    log.begin_recording(0, 1000)
+    source = await store_with([0])
+    for sequence in (3, 4, 5, 6):
+        publish(log, sequence)
+    lost = Dropped(3, 6, StreamCode.EVICTED)
+    for _ in range(2):
+        for asked, expected in {1: 3, 3: 3, 4: 4}.items():
+            resolver = Resolver(log, source, start=asked, end=None)
+            assert await started(resolver) == expected
+            assert await answers(resolver) == [attrs.evolve(lost, start=expected), ("log", 6)]
+        await source.write_gaps([GapWrite(3, 6, StreamCode.EVICTED)])
+        log.forget_lost(log.lost_ranges())
 
 
 async def test_a_source_that_heals_within_the_budget_loses_nothing(
