@@ -212,6 +212,18 @@ async def test_new_slices_that_are_removed_at_once_do_not_pile_up(
     assert len(inspect_store(tmp_path).slices) == 2
 
 
+async def test_a_late_group_does_not_wait_for_what_cannot_be_read(tmp_path: Path) -> None:
+    """Whether it was recorded before cannot be told: the log would not have let that happen."""
+    async with SqliteStore.open(tmp_path) as store:
+        track = store.track("a", "b")
+        await record(track)
+        await store.shelf.seal()
+        (path,) = files(tmp_path, "slice-*.db")
+        path.write_bytes(b"This is not a database. " * 1000)
+        await track.write([whole(7)])
+        assert await read_group(track, 7) == (frames_of(7, 1, 100), FINISHED)
+
+
 async def test_the_recorder_goes_on_by_itself(tmp_path: Path) -> None:
     async with SqliteStore.open(tmp_path) as store:
         track, log = store.track("a", "b"), TrackLog()

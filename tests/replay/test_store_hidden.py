@@ -136,6 +136,7 @@ def change(path: Path, statement: str) -> None:
         "DELETE FROM pack WHERE first_sequence=400",
         "UPDATE pack SET first_sequence=401 WHERE first_sequence=400",
         "UPDATE pack SET first_sequence=395 WHERE first_sequence=400",
+        "UPDATE pack SET last_sequence='x', data=x'00' WHERE first_sequence=400",
         "DELETE FROM part WHERE sequence=4",
         "UPDATE part SET sequence=5 WHERE sequence=4",
         "UPDATE part SET sequence=3 WHERE sequence=4",
@@ -154,6 +155,18 @@ async def test_rows_that_are_not_where_they_were(
         assert await check(directory, (start, start))
         told = [each.message for each in caplog.records if str(path) in each.message]
         assert len(told) == 1, "once, however often it is read"
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM pack WHERE first_sequence=400", "SELECT 1"])
+async def test_a_slice_that_an_earlier_version_sealed(
+    recorded: Path, tmp_path: Path, statement: str
+) -> None:
+    directory = tmp_path / "store"
+    shutil.copytree(recorded, directory)
+    (path,) = files(directory, "slice-*.db")
+    change(path, "PRAGMA user_version=0")
+    change(path, statement)
+    assert (await check(directory, (0, 0)) > 0) == (statement != "SELECT 1")
 
 
 async def test_a_slice_in_order_has_gaps_that_are_none_of_its_fault(recorded: Path) -> None:
