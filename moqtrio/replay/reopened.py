@@ -18,20 +18,24 @@ class ReopenedReader:
         source: the store.
         sequence: the group.
         taken: how many of its frames have been read already.
+        priority: how much it is wanted.
     """
 
-    __slots__ = ("_reader", "_skip", "_source", "sequence")
+    __slots__ = ("_priority", "_reader", "_skip", "_source", "sequence")
 
-    def __init__(self, source: ReplaySource, sequence: int, taken: int) -> None:
+    def __init__(
+        self, source: ReplaySource, sequence: int, taken: int, *, priority: int = 0
+    ) -> None:
         self.sequence: int = sequence
         self._source = source
         self._skip = taken
+        self._priority = priority
         self._reader: GroupReader | None = None
 
     def poll_frames(self, max_bytes: int) -> Ready[Sequence[Frame]] | Pending | End:
         """The next frames; see :class:`~moqtrio.replay.GroupReader`."""
         if self._reader is None:
-            found = self._source.poll_group(self.sequence)
+            found = self._source.poll_group(self.sequence, priority=self._priority)
             if isinstance(found, Pending):
                 return found
             if isinstance(found, Missing):

@@ -96,8 +96,8 @@ class Resolver:
 
         The smallest available sequence at or above the one asked for, over the log and
         the store together, or the first that was lost, if that is before it; where there is
-        none, the live edge (or later, if later was asked for). What was found is held until it is served, so that it is there when
-        the answer has been given.
+        none, the live edge (or later, if later was asked for). What was found is held until
+        it is served, so that it is there when the answer has been given.
         """
         log = self._log
         log.evict()
@@ -175,7 +175,8 @@ class Resolver:
                 code=StreamCode.EVICTED,
                 retryable=False,
             )
-        return RetryingReader(ReopenedReader(self._source, sequence, taken), self.retries)
+        reader = ReopenedReader(self._source, sequence, taken, priority=self.priority)
+        return RetryingReader(reader, self.retries)
 
     def close(self) -> None:
         """Let go of what was found and not taken."""

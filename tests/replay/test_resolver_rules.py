@@ -313,6 +313,22 @@ async def test_who_resumes_where_groups_were_lost_is_told_so() -> None:
         log.forget_lost(log.lost_ranges())
 
 
+async def test_a_group_that_goes_on_from_the_store_is_wanted_as_much_as_before() -> None:
+    asked: list[int] = []
+
+    class Source(MemoryTrack):
+        def poll_group(self, sequence: int, *, priority: int = 0) -> Any:
+            asked.append(priority)
+            return super().poll_group(sequence, priority=priority)
+
+    source = Source()
+    await source.write([GroupWrite(0, 0, [Frame(b"%d" % each, 0) for each in range(3)], FINISHED)])
+    resolver = Resolver(log_with([]), source, start=0, end=None, priority=7)
+    resolver.priority = 9  # as an update says
+    assert payloads(resolver.reopen(0, 1)) == [b"1", b"2"]
+    assert asked == [9]
+
+
 async def test_a_source_that_heals_within_the_budget_loses_nothing(
     autojump_clock: MockClock,
 ) -> None:
