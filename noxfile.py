@@ -19,6 +19,7 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "typing", "tests"]
 
 ROOT = Path(__file__).parent
+IN_PARALLEL = ("--numprocesses=auto", "--dist=worksteal")
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
 
@@ -60,7 +61,7 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Everything but interoperability with other implementations."""
     install(session, "test")
-    session.run("python", "-m", "pytest", "--ignore=tests/interop", *session.posargs)
+    session.run("python", "-m", "pytest", "--ignore=tests/interop", *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
@@ -126,6 +127,4 @@ def machine(session: nox.Session) -> None:
     """The state machine over the replay engine, with 50,000 examples: about half an hour."""
     install(session, "test")
     environment = {"MOQTRIO_HYPOTHESIS_PROFILE": "extended"}
-    session.run(
-        "python", "-m", "pytest", "tests/replay/machine", *session.posargs, env=environment
-    )
+    session.run("python", "-m", "pytest", "tests/replay/machine", *session.posargs, env=environment)
