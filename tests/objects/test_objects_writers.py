@@ -28,7 +28,7 @@ from moqtrio.errors import ReplayError
 from moqtrio.model.group import FINISHED
 from moqtrio.model.source import Missing
 from moqtrio.replay.objects import ObjectStore
-from moqtrio.replay.objects.answers import Version
+from moqtrio.replay.objects.answers import Conflict, Version
 from moqtrio.replay.objects.client import ObjectClient
 from moqtrio.replay.objects.manifest import Manifest, decode_manifest
 from moqtrio.replay.objects.revise import LEASE
@@ -329,6 +329,30 @@ async def test_a_damaged_manifest_is_not_overwritten(
     with pytest.raises(ReplayError, match=complaint):
         async with ObjectStore.open(cold):
             raise AssertionError
+
+
+async def test_a_store_that_refuses_what_it_should_take_is_not_asked_without_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somewhere on the way the manifest's version is garbled, say. It is tried again later."""
+    puts = 0
+
+    def refuse(client: ObjectClient, data: bytes, known: Version | None) -> Version:
+        nonlocal puts
+        puts += 1
+        raise Conflict
+
+    async with tiered(tmp_path / "hot", MemoryStore()) as store:
+        await record(store, 0, 10)
+        with monkeypatch.context() as patch:
+            patch.setattr(ObjectClient, "put_manifest", refuse)
+            with trio.move_on_after(0.4):
+                await store.archive()
+            assert store.statistics().archive.state == "failing"
+            assert 2 <= puts < 10
+        with trio.fail_after(10):
+            await store.archive()
+        assert cold_slices(store) == 1
 
 
 async def test_a_put_that_was_repeated_on_the_way_does_not_cost_its_object(

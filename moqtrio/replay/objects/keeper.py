@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_PUTS_AT_ONCE = 3
+
 
 class Refused(Exception):
     """Another writer has the manifest now."""
@@ -104,7 +106,7 @@ class Keeper:
 
     async def update(self, change: Callable[[Revision], None]) -> None:
         """Change the manifest. Raises Refused where it has another writer, and ReplayError."""
-        while True:
+        for _ in range(_PUTS_AT_ONCE):
             if self.doubtful:
                 await self.read_own()
             revision = self._revise(self.manifest)
@@ -116,6 +118,9 @@ class Keeper:
                 continue  # by whom it was changed is found out first
             self.deleted -= revision.forgotten
             return
+        raise ReplayError(
+            f"{self._client.label} refuses to replace the manifest, though nobody has changed it"
+        )
 
     async def renew_leases(self) -> None:
         """Reserve sequences where it is time to. Raises as :meth:`update` does."""
