@@ -25,4 +25,6 @@ async def main(url: str, fingerprint: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("usage: follower.py URL FINGERPRINT, as the publisher prints them")
     trio.run(main, sys.argv[1], sys.argv[2])

@@ -17,6 +17,7 @@ from .comparing import Received, count_mismatches
 from .failures import Failure, UsageError
 from .options import GENERAL, Duration, GeneralOptions
 from .output import open_output
+from .pages import open_page
 from .processes import Command, open_command
 from .progress import Progress
 from .stored import digest_stored
@@ -57,7 +58,8 @@ async def demo(
         async with open_output() as output:
             await output.write_json({"type": "demo", **attrs.asdict(result), "ok": result.ok})
     else:
-        _print_table(result)
+        async with open_page() as page:
+            _print_table(page, result)
     return 0 if result.ok else 1
 
 
@@ -184,7 +186,7 @@ def assess(recorded: dict[int, str], run: Run) -> Result:
     )
 
 
-def _print_table(result: Result) -> None:
+def _print_table(console: Console, result: Result) -> None:
     table = Table(title="A late subscriber, from disk into live", show_header=False)
     table.add_column()
     table.add_column(justify="right")
@@ -200,7 +202,8 @@ def _print_table(result: Result) -> None:
     table.add_section()
     table.add_row("replayed", f"{result.replayed_bytes / 1e6:.2f} MB")
     table.add_row("replay speed", f"{result.replay_mb_per_second:.1f} MB/s")
-    console = Console()
     console.print(table)
-    verdict = "[green]every byte as recorded" if result.ok else "[red]NOT as recorded"
-    console.print(verdict)
+    if result.ok:
+        console.print("every byte as recorded", style="green")
+    else:
+        console.print("NOT as recorded", style="red")

@@ -13,6 +13,8 @@ import moqtrio
 from .failures import Failure, describe_code
 from .options import GeneralOptions
 from .output import Output
+from .sizes import format_size
+from .stores import count
 
 # The peer answers within a round trip; this is many.
 _ANNOUNCE_WAIT = 1.0
@@ -43,7 +45,7 @@ class GroupPrinter:
 
     def describe(self) -> str:
         """How much was printed, for people."""
-        return f"{self.groups:,} groups, {self.bytes / 1e6:,.1f} MB"
+        return f"{count(self.groups, 'group')}, {format_size(self.bytes)}"
 
     async def print_group(self, group: moqtrio.GroupConsumer) -> None:
         """Print a group as it arrives. Raises StreamReset where it was cut short."""

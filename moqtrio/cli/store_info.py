@@ -15,12 +15,12 @@ from rich.table import Table
 from ..replay.sqlite import StoredSlice, StoredTrack, StoreInfo, inspect_store
 from .options import GENERAL, GeneralOptions
 from .output import open_output
+from .pages import open_page
 from .sizes import format_size
 from .store_objects import show_objects
 from .stores import count, format_groups, format_instant, judging_store
 
 _GAPS_SHOWN = 5
-_PIPE_WIDTH = 200
 
 
 async def info(
@@ -44,7 +44,8 @@ async def info(
     with judging_store():
         found = await trio.to_thread.run_sync(inspect_store, Path(directory))
     if not general.json:
-        _print(found)
+        async with open_page() as page:
+            _print(page, found)
         return
     async with open_output() as output:
         for track in found.tracks:
@@ -79,10 +80,7 @@ def _problems(found: StoreInfo) -> list[str]:
     return [each.problem for each in found.slices if each.problem is not None]
 
 
-def _print(found: StoreInfo) -> None:
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
+def _print(console: Console, found: StoreInfo) -> None:
     for track in found.tracks:
         rows = Table.grid(padding=(0, 2))
         for name, value in _rows(track):

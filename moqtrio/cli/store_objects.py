@@ -9,6 +9,7 @@ import moqtrio
 
 from ..replay.objects import ObjectTrack
 from .output import open_output
+from .pages import open_page
 from .sizes import format_size
 from .stores import count, format_instant, judging_store
 
@@ -20,7 +21,8 @@ async def show_objects(url: str, *, json: bool) -> None:
             if json:
                 await _write(url, objects)
             else:
-                _print(objects)
+                async with open_page() as page:
+                    _print(page, objects)
 
 
 async def _write(url: str, objects: moqtrio.ObjectStore) -> None:
@@ -55,8 +57,7 @@ def _describe(track: ObjectTrack) -> dict[str, object]:
     }
 
 
-def _print(objects: moqtrio.ObjectStore) -> None:
-    console = Console(highlight=False, markup=False)
+def _print(console: Console, objects: moqtrio.ObjectStore) -> None:
     for track in objects.tracks():
         rows = Table.grid(padding=(0, 2))
         for name, value in _rows(track):

@@ -129,6 +129,20 @@ def test_info(moqtrio: Call, directory: str) -> None:
     assert (store["files"], store["format"], store["problems"]) == (3, 2, [])
 
 
+def test_a_reader_that_does_not_want_it_all(directory: str) -> None:
+    for command in ("info", "verify"):
+        reading, writing = os.pipe()
+        os.close(reading)
+        done = subprocess.run(
+            [sys.executable, "-m", "moqtrio", "store", command, directory],
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+        os.close(writing)
+        assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_verify_in_order(moqtrio: Call, directory: str) -> None:
     code, out, err = moqtrio("verify", directory)
     assert (code, err) == (0, "")
