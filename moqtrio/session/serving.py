@@ -335,8 +335,9 @@ class SubscriptionServer:
     async def _wait_for_resolver(self, pending: Pending, scope: trio.CancelScope) -> None:
         with scope:
             await pending.wait()
-            self._resolver_waits = None
-            self._wakeup.set()
+            if self._resolver_waits is scope:  # else an update has just begun another wait
+                self._resolver_waits = None
+                self._wakeup.set()
 
     def _stop_waiting_for_resolver(self) -> None:
         if self._resolver_waits is not None:

@@ -1,4 +1,4 @@
-"""Long runs of groups that are known to be lost: reported as such, and at nobody's expense."""
+"""Long runs of groups that are known to be lost, and waits for a store that has an answer."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ from typing import Any
 
 import trio
 from session_pairs import payload_of, publish, see, session_pair, stored_track
+from trio.testing import wait_all_tasks_blocked
 
 from moqtrio.errors import StreamCode
 from moqtrio.model import Origin
+from moqtrio.replay import Pending
 from moqtrio.replay.target import GapWrite
 from moqtrio.session import Gap
+from moqtrio.session.control import ControlStream
+from moqtrio.session.serving import SubscriptionServer
+from moqtrio.transport.memory import memory_connection_pair
+from moqtrio.wire.lite import Subscribe
 
 
 async def test_a_long_run_of_losses_leaves_others_their_turn() -> None:
@@ -49,3 +55,25 @@ async def test_a_long_run_of_losses_leaves_others_their_turn() -> None:
         nursery.cancel_scope.cancel()
     assert asked >= 20_000
     assert max(turns) <= 4096
+
+
+async def test_an_update_as_the_store_answers_leaves_one_wait() -> None:
+    """The wait that is over must not be taken for the one that has just begun."""
+    origin = Origin()
+    track, _ = await stored_track(origin, [])
+    here, _ = memory_connection_pair()
+    stream = await here.open_bidi()
+    request = Subscribe(1, "b", "t", start=0)
+    server = SubscriptionServer(here, ControlStream(stream), track, request)
+    first, second = trio.Event(), trio.Event()
+    async with trio.open_nursery() as nursery:
+        server._resolver_wait(Pending(first.wait), nursery)
+        await wait_all_tasks_blocked()
+        first.set()
+        server._stop_waiting_for_resolver()
+        server._resolver_wait(Pending(second.wait), nursery)
+        await wait_all_tasks_blocked()
+        assert server._resolver_waits is not None
+        server._stop_waiting_for_resolver()
+        await wait_all_tasks_blocked()
+        assert not nursery.child_tasks
