@@ -103,7 +103,8 @@ class Recording:
             try:
                 await self.follow(relay)
             except RELAY_ERRORS as error:
-                logger.warning("lost the relay: %s", str(error) or repr(error))
+                reason = error if str(error) else error.__cause__ or error
+                logger.warning("lost the relay: %s", str(reason) or repr(reason))
             delay = FIRST_DELAY if self.last != before else min(2 * delay, LONGEST_DELAY)
             await trio.sleep(delay * random.uniform(0.5, 1.0))
 
