@@ -79,9 +79,9 @@ class Resolver:
         max_latency: float = math.inf,
         retry: RetryPolicy | None = None,
     ) -> None:
-        self.cursor = start
-        self.end = end
-        self.priority = priority
+        self.cursor: int | None = start
+        self.end: int | None = end
+        self.priority: int = priority
         self.retries: Retries = Retries(retry)
         self.expiry: Expiry = Expiry(log, max_latency)
         if start is not None:
@@ -162,7 +162,7 @@ class Resolver:
     def raise_start(self, start: int) -> None:
         """Skip ahead to ``start``; going back is not possible, and ignored."""
         if self.cursor is None or start > self.cursor:
-            self.cursor = start
+            self.cursor: int | None = start
 
     def reopen(self, sequence: int, taken: int) -> Reader:
         """Go on from the store with a group that has left memory, after ``taken`` frames.
