@@ -162,7 +162,7 @@ class Resolver:
     def raise_start(self, start: int) -> None:
         """Skip ahead to ``start``; going back is not possible, and ignored."""
         if self.cursor is None or start > self.cursor:
-            self.cursor: int | None = start
+            self.cursor = start
 
     def reopen(self, sequence: int, taken: int) -> Reader:
         """Go on from the store with a group that has left memory, after ``taken`` frames.
