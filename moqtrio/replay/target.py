@@ -62,7 +62,8 @@ class ReplayTarget(ReplaySource, Protocol):
 
     @property
     def reserved_end(self) -> int:
-        """Every sequence below this may have been used; it is durable."""
+        """Every sequence below this may have been used; it is durable. After a clean close
+        it may be ``next_sequence``, until something is reserved again."""
         ...
 
     @property

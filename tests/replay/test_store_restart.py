@@ -223,3 +223,26 @@ async def test_a_run_before_that_cannot_be_recorded_does_not_stall_those_who_fol
             assert found == [*lost, Ready]
         await before.wait_durable()
         assert await payload(store, 5) == b"on its way"
+
+
+async def test_nothing_is_shown_after_a_clean_close_before_a_kill_would_leave_a_trace(
+    tmp_path: Path,
+) -> None:
+    """What is left of the last run's reservation counts again only once the catalog knows
+    that it is in use: or the next process would give the same sequences to other groups."""
+    directory, image = tmp_path / "store", tmp_path / "killed"
+    async with SqliteStore.open(directory) as store:
+        track = Track("a", "b", store=store)
+        with track.append_group() as group:
+            group.write_frame(b"before")
+        await track.wait_durable()
+    async with SqliteStore.open(directory) as store:
+        track = Track("a", "b", store=store)
+        with track.append_group() as group:
+            group.write_frame(b"after")
+        shown = track.log.edge
+        shutil.copytree(directory, image)
+        await track.wait_durable()
+        assert track.log.edge == 2
+    async with SqliteStore.open(image) as store:
+        assert store.track("a", "b").next_sequence >= shown

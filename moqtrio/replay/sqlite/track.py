@@ -100,7 +100,9 @@ class SqliteTrack(SlicedTrack[SliceFile]):
     @property
     def reserved_end(self) -> int:
         """Every sequence below this may have been used; it is durable."""
-        return self.row.reserved_end
+        # What a clean close gave back is not reserved again before the catalog knows: until
+        # then a kill would leave where that close said to go on.
+        return self.row.reserved_end if self.in_use else self._first_free
 
     @property
     def next_sequence(self) -> int:
