@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -348,3 +350,21 @@ async def test_a_slice_that_cannot_be_read_does_not_hold_up_the_others(tmp_path:
         assert statistics.lost_slices == 1
         assert statistics.pending_slices == 0
         assert statistics.archived_slices == len(paths) - 1
+
+
+async def test_a_slice_in_which_groups_are_hidden_is_not_archived_as_if_they_had_never_been(
+    tmp_path: Path,
+) -> None:
+    directory = tmp_path / "hot"
+    async with SqliteStore.open(directory, slice_bytes=60_000) as hot:
+        for sequence in range(60):
+            await hot.track(BROADCAST, TRACK).write([whole(sequence, 3, 2000)])
+    paths = sorted(directory.glob("slice-*.db"))
+    with closing(sqlite3.connect(paths[2])) as connection:
+        # As a flipped byte in a page's header does.
+        assert connection.execute("DELETE FROM pack WHERE first_sequence % 3 = 0").rowcount
+        connection.commit()
+    async with tiered(directory, MemoryStore()) as store:
+        await store.archive()
+        statistics = store.statistics().archive
+        assert (statistics.lost_slices, statistics.archived_slices) == (1, len(paths) - 1)

@@ -15,7 +15,9 @@ from typing import Any
 
 import attrs
 
+from ...errors import ReplayError
 from ..sqlite.errors import store_error
+from ..sqlite.keys import find_loss
 from ..sqlite.records import SliceFile
 from ..sqlite.schema import connect_reader
 from .layout import (
@@ -70,6 +72,11 @@ class ObjectWriter:
         """Raises ReplayError: not retryable where the slice is damaged."""
         try:
             with closing(connect_reader(self._file)) as connection:
+                # In a damaged slice groups may be hidden, and would seem not to exist.
+                contents = self._file.contents
+                loss = None if contents is None else find_loss(connection, self._file, contents)
+                if loss is not None:
+                    raise ReplayError(loss, retryable=False)
                 yield from self._pieces(_SliceReader(connection))
         except (sqlite3.Error, TypeError) as error:
             raise store_error(error, self._file.path) from error
