@@ -23,6 +23,11 @@ class Truth(Protocol):
         ...
 
     @property
+    def knows_what_is_absent(self) -> bool:
+        """Whether the store can tell what it does not have."""
+        ...
+
+    @property
     def most_blocked(self) -> int:
         """How many groups may have been begun without a byte for want of credit."""
         ...
@@ -42,6 +47,7 @@ class Truth(Protocol):
     def stored_whole(self, sequence: int) -> bool: ...
     def was_stored(self, sequence: int) -> bool: ...
     def is_lost(self, sequence: int) -> bool: ...
+    def may_be_hidden(self, sequence: int) -> bool: ...
     def published(self, sequence: int) -> Group | None: ...
     def shown(self, sequence: int) -> None: ...
 
@@ -175,7 +181,8 @@ class WireAccount:
         self.began.add(sequence)
         self.truth.shown(sequence)
         group = self.truth.published(sequence)
-        if group is not None and group.end is not None:
+        waits = group is not None and group.held_back and not group.durable
+        if group is not None and group.end is not None and not waits:
             self.history_under_way.add(sequence)
         self._require(group is not None, "P5", f"group {sequence} was never published")
         self._require(
@@ -233,7 +240,7 @@ class WireAccount:
             return
         group = truth.published(sequence)
         aborted = group is not None and isinstance(group.end, Aborted)
-        if aborted or truth.failing or truth.is_lost(sequence):
+        if aborted or truth.failing or truth.is_lost(sequence) or truth.may_be_hidden(sequence):
             return
         self._require(group is not None, "P8", f"{what}, but there never was such a group")
         self._require(not truth.in_log(sequence), "P4", f"{what}, but it is in the log")
@@ -246,8 +253,9 @@ class WireAccount:
 
     def drop(self, start: int, end: int, code: int) -> None:
         self._require(start < end, "P2", f"an empty drop: [{start}, {end})")
-        if end == start + 1 and start in self.reset and code:
-            return  # given up half-way: reset, and said to be lost
+        given_up = start in self.reset or start in self.stopped
+        if end == start + 1 and given_up and code:
+            return  # given up half-way, and said to be lost
         what = f"[{start}, {end}) is dropped with code {code}"
         self._advance_to(start, end, what)
         self.dropped.add(start, end)
@@ -262,7 +270,8 @@ class WireAccount:
                 "P1",
                 f"{what}, but OK named it",
             )
-            self._require(not truth.failing, "P8", f"{what} while the store fails")
+            knows = truth.knows_what_is_absent
+            self._require(knows, "P8", f"{what} while the store fails")
         for sequence in range(start, min(end, truth.edge)):
             self._check_dropped(sequence, code, what)
 

@@ -258,7 +258,7 @@ class Fetching:
         if code != StreamCode.NOT_FOUND:
             self._check_given_up(what)
             return
-        if world.failing and sequence < world.edge:
+        if not world.knows_what_is_absent and sequence < world.edge:
             world.report(Broken("P8", f"{what} while the store fails"))
         if world.in_log(sequence):
             world.report(Broken("P4", f"{what}, but it is in the log"))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from functools import partial
+from typing import Protocol
 
 import trio
 
 from moqtrio.errors import ReplayError, StreamCode
 from moqtrio.model.frame import Frame
-from moqtrio.model.group import Aborted, GroupEnd
+from moqtrio.model.group import Aborted, Finished
 from moqtrio.model.source import End, GroupReader, Missing, Pending, Ready
 from moqtrio.replay import GroupWrite
 from moqtrio.replay.memory import MemoryTrack
@@ -17,6 +18,52 @@ from moqtrio.replay.target import GapWrite
 
 FAILURE = StreamCode.APPLICATION + 7
 """The code of what the store fails with."""
+
+
+class Storage(Protocol):
+    """What is known of a store's content, whatever the store says of it.
+
+    Attributes:
+        trimmed: groups that were removed.
+        has_refused: whether it may have refused to record something for good.
+    """
+
+    trimmed: set[int]
+    has_refused: bool
+
+    @property
+    def readers(self) -> Sized | int:
+        """Those that were handed out and not closed."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for an answer."""
+        ...
+
+    @property
+    def failing(self) -> bool:
+        """Whether reads fail."""
+        ...
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether writes fail."""
+        ...
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether there is anything to heal."""
+        ...
+
+    def has(self, sequence: int) -> bool: ...
+    def is_whole(self, sequence: int) -> bool: ...
+    def may_hide(self, sequence: int) -> bool: ...
+    def has_dealt_with(self, sequence: int) -> bool: ...
+    def knows_lost(self, sequence: int) -> bool: ...
+    def sequences(self) -> list[int]: ...
+    def heal(self) -> None: ...
+    def reopened(self, *, clean: bool) -> Storage: ...
 
 
 class Disk(MemoryTrack):
@@ -65,10 +112,13 @@ class Disk(MemoryTrack):
         """Whether it was told that the group is lost."""
         return any(gap.start <= sequence < gap.end for gap in self._gaps)
 
-    def stored(self, sequence: int) -> tuple[list[Frame], GroupEnd | None]:
-        """A group's frames and end."""
-        group = self._groups[sequence]
-        return group.frames, group.end
+    def is_whole(self, sequence: int) -> bool:
+        """Whether the group is stored to its end, and can be read."""
+        return self.has(sequence) and isinstance(self._groups[sequence].end, Finished)
+
+    def may_hide(self, sequence: int) -> bool:
+        """Whether it cannot be told any more if there was such a group."""
+        return False
 
     @property
     def is_broken(self) -> bool:

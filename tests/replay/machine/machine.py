@@ -94,6 +94,10 @@ class ReplayMachine(RuleBasedStateMachine):
         logging.getLogger("moqtrio").addHandler(self.unexpected)
         self.pump = TrioPump()
 
+    def make_world(self, settings: Any) -> World:
+        """What there is at the beginning."""
+        return World(self.pump, settings)
+
     def step(self, step: Callable[[], Awaitable[Any]]) -> Any:
         """Do something, let it settle, and look at everything."""
         result = self.pump.run(step)
@@ -133,7 +137,7 @@ class ReplayMachine(RuleBasedStateMachine):
         schedule: object,
     ) -> None:
         """A track with a history, and perhaps somebody who follows it."""
-        self.world = World(self.pump, settings)
+        self.world = self.make_world(settings)
         self.step(self.world.start)
 
         async def publish_history() -> None:

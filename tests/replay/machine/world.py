@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from math import inf
 
 import attrs
@@ -9,8 +11,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from moqtrio.model import Frame, Origin, Track
-from moqtrio.model.group import Aborted, Finished, Group, GroupProducer
-from moqtrio.replay import Recorder, RecorderSettings
+from moqtrio.model.group import Aborted, Group, GroupProducer
+from moqtrio.replay import Recorder, RecorderSettings, ReplaySource
 from moqtrio.session import Session, SessionSettings
 from moqtrio.session.serving import ServingLimits
 from moqtrio.session.session import open_session_over
@@ -20,7 +22,7 @@ from moqtrio.wire import LITE_05
 
 from .account import WireAccount
 from .client import Fetching, Order, Reader
-from .disk import Disk
+from .disk import Disk, Storage
 from .properties import Broken
 from .pump import TrioPump
 from .tap import Tap, attach
@@ -103,7 +105,7 @@ class World:
         self.settings = settings
         self.broken: Broken | None = None
         self.epoch = 0
-        self.disk: Disk | None = self._new_disk() if settings.recorded else None
+        self.disk: Storage | None = self._new_disk() if settings.recorded else None
         self.readers: list[Reader] = []
         self.fetches: list[Fetching] = []
         self.links: list[Link] = []
@@ -117,7 +119,7 @@ class World:
         self._closed = trio.Event()
         self.track: Track
 
-    def _new_disk(self) -> Disk:
+    def _new_disk(self) -> Storage:
         return Disk(epoch=self.epoch, read_seconds=self.settings.read_seconds)
 
     # The publisher's life
@@ -132,7 +134,7 @@ class World:
     async def _publish(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         settings = self.settings
         try:
-            async with trio.open_nursery() as self._nursery:
+            async with self.store_opened(), trio.open_nursery() as self._nursery:
                 self.origin = Origin()
                 self.track = self.origin.create_broadcast("b").create_track(
                     "t",
@@ -148,9 +150,14 @@ class World:
         finally:
             self._closed.set()
 
-    def attach(self, track: Track) -> Disk:
+    @asynccontextmanager
+    async def store_opened(self) -> AsyncIterator[None]:
+        """The store, as long as the publisher lives."""
+        yield
+
+    def attach(self, track: Track) -> ReplaySource:
         """Record ``track``, as a store does."""
-        assert self.disk is not None
+        assert isinstance(self.disk, Disk)
         assert self._nursery is not None
         recorder = Recorder(track.log, self.disk, settings=RecorderSettings(max_retry_delay=1.0))
         self._nursery.start_soon(recorder.run)
@@ -214,7 +221,7 @@ class World:
             sequence = log.next_sequence
         self._check_unused(sequence)
         producer = self.track.create_group(sequence)
-        self._published[self.epoch, sequence] = log._groups[sequence]
+        self._published[self.epoch, sequence] = producer._group
         self.of_this_incarnation.add(sequence)
         for index, size in enumerate(sizes):
             self._write(producer, index, size)
@@ -301,6 +308,10 @@ class World:
         return self.disk is not None and self.disk.failing
 
     @property
+    def knows_what_is_absent(self) -> bool:
+        return not self.failing
+
+    @property
     def most_blocked(self) -> int:
         return self.settings.groups_blocked if self.settings.small_windows else 0
 
@@ -331,9 +342,11 @@ class World:
         return self.disk is not None and self.disk.has(sequence)
 
     def stored_whole(self, sequence: int) -> bool:
-        if self.disk is None or not self.disk.has(sequence):
-            return False
-        return isinstance(self.disk.stored(sequence)[1], Finished)
+        return self.disk is not None and self.disk.is_whole(sequence)
+
+    def may_be_hidden(self, sequence: int) -> bool:
+        """Whether nobody can tell if there was such a group: what could is damaged."""
+        return self.disk is not None and self.disk.may_hide(sequence)
 
     def was_stored(self, sequence: int) -> bool:
         """Whether it was removed from the store, or is a part there."""
