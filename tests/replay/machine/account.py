@@ -10,8 +10,7 @@ from moqtrio.model.ranges import RangeSet
 
 from .properties import Broken
 
-LONG = 10**8
-"""Seconds: a max latency that is no bound."""
+_MILLISECOND = 0.001
 
 
 class Truth(Protocol):
@@ -42,11 +41,14 @@ class Truth(Protocol):
     def latest(self) -> int | None: ...
     @property
     def final(self) -> int | None: ...
+    @property
+    def aborted(self) -> int | None: ...
     def in_log(self, sequence: int) -> bool: ...
     def in_store(self, sequence: int) -> bool: ...
     def stored_whole(self, sequence: int) -> bool: ...
     def was_stored(self, sequence: int) -> bool: ...
     def is_lost(self, sequence: int) -> bool: ...
+    def lag(self, sequence: int) -> float: ...
     def may_be_hidden(self, sequence: int) -> bool: ...
     def published(self, sequence: int) -> Group | None: ...
     def shown(self, sequence: int) -> None: ...
@@ -63,7 +65,7 @@ class WireAccount:
         self, truth: Truth, start: int | None, end: int | None, max_latency: float
     ) -> None:
         self.truth = truth
-        self.may_expire = max_latency < LONG
+        self.max_latency = self.coming_max_latency = max_latency
         # History that was asked for does not expire.
         self.exempt_end = 0 if start is None else truth.edge
         self.asked = start
@@ -114,11 +116,14 @@ class WireAccount:
     def settle(self) -> None:
         """Everything that was on its way has come."""
         self.end = self.coming_end
+        self.max_latency = self.coming_max_latency
 
     # What the subscriber says
 
-    def update(self, start: int | None, end: int | None) -> None:
+    def update(self, start: int | None, end: int | None, max_latency: float) -> None:
         self.updated = True
+        self.max_latency = min(self.max_latency, max_latency)  # until it is heard of, either
+        self.coming_max_latency = max_latency
         # What had been looked up is still sent.
         self.looked_up = (self.cursor or 0) + 1 + self.truth.most_blocked
         if start is not None:
@@ -235,7 +240,10 @@ class WireAccount:
     def _require_reason(self, sequence: int, code: int, what: str) -> None:
         """A group that could be had to its end must not be given up."""
         truth = self.truth
-        if code == StreamCode.OLD and self.may_expire and sequence >= self.exempt_end:
+        if code == StreamCode.OLD and sequence >= self.exempt_end:
+            lag = truth.lag(sequence)
+            is_old = lag > self.max_latency - _MILLISECOND
+            self._require(is_old, "P4", f"{what}, and lags {lag:.3f} of {self.max_latency} s")
             self._require(sequence + 1 < truth.edge, "P4", f"{what}, but it is the latest")
             return
         group = truth.published(sequence)
@@ -296,9 +304,8 @@ class WireAccount:
         if not was_live:
             return
         if code is not None:
-            self._require(
-                code and self.truth.failing, "P8", f"the subscription was reset with code {code}"
-            )
+            allowed = code == self.truth.aborted or (code and self.truth.failing)
+            self._require(allowed, "P8", f"the subscription was reset with code {code}")
             return
         self._require(self.said_end is not None, "P6", "a FIN without an END")
         under_way = sorted(self.began | self.owed)

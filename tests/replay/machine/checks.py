@@ -211,6 +211,8 @@ def check_over(world: World, reader: Reader) -> None:
 def check_newcomer(world: World, reader: Reader) -> None:
     """P4: who comes last, and asks for everything, gets what log and store have."""
     wire = reader.wire
+    if world.aborted is not None:
+        return
     assert wire is not None
     for sequence in range(world.log.final_sequence or 0):
         if not world.in_log(sequence) and not world.stored_whole(sequence):

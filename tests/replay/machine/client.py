@@ -95,7 +95,9 @@ class Reader:
     def leave(self) -> None:
         self.scope.cancel()
 
-    async def update(self, start: int | None, end: int | None, priority: int) -> None:
+    async def update(
+        self, start: int | None, end: int | None, priority: int, max_latency: float | None
+    ) -> None:
         """Change what is asked for."""
         subscription = self.subscription
         if subscription is None or not self.is_live:
@@ -103,12 +105,16 @@ class Reader:
         before = self.raised, self.end
         self.raised, self.end = max(self.raised, start or 0), end
         try:
-            await subscription.update(start=start, end=end, priority=priority)
+            await subscription.update(
+                start=start, end=end, priority=priority, max_latency=max_latency
+            )
         except ValueError:  # no such range: nothing has changed
             self.raised, self.end = before
             return
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return
+        if max_latency is not None:
+            self.max_latency = min(self.max_latency, max_latency)
         self._updated.set()
 
     async def _follow(self, session: Session) -> None:
@@ -269,6 +275,7 @@ class Fetching:
         world, sequence = self.world, self.sequence
         group = world.published(sequence)
         aborted = group is not None and not isinstance(group.end, Finished | None)
+        aborted = aborted or world.aborted is not None
         if aborted or world.failing or world.is_lost(sequence):
             return
         if world.in_log(sequence) or world.stored_whole(sequence):

@@ -180,13 +180,15 @@ class ReplayMachine(RuleBasedStateMachine):
             self.do(self.world.go_on, which, sizes, end)
 
     @precondition(lambda self: self.world.edge > 3)
-    @rule(how=st.sampled_from(["finish", "clean", "kill", "kill", "lost"]))
+    @rule(how=st.sampled_from(["finish", "abort", "clean", "kill", "kill", "lost"]))
     def end_it(self, how: str) -> None:
         """The track ends; or the publisher does, and begins anew."""
 
         async def step() -> None:
             if how == "finish":
                 self.world.finish()
+            elif how == "abort":
+                self.world.abort()
             else:
                 await self.world.restart(how)
 
@@ -281,8 +283,16 @@ class ReplayMachine(RuleBasedStateMachine):
         start=st.one_of(st.none(), st.integers(-3, 5)),
         end=st.one_of(st.none(), st.integers(-3, 8)),
         priority=st.sampled_from([0, 127, 255]),
+        max_latency=st.sampled_from([None, None, inf, 2.0, 0.0]),
     )
-    def update(self, which: int, start: int | None, end: int | None, priority: int) -> None:
+    def update(
+        self,
+        which: int,
+        start: int | None,
+        end: int | None,
+        priority: int,
+        max_latency: float | None,
+    ) -> None:
         """The numbers are relative to where the reader is."""
         readers = live_readers(self.world)
         reader = readers[which % len(readers)]
@@ -293,7 +303,7 @@ class ReplayMachine(RuleBasedStateMachine):
             end = max(here + end, 1)
 
         async def step() -> None:
-            await reader.update(start, end, priority)
+            await reader.update(start, end, priority, max_latency)
 
         self.step(step)
 

@@ -421,6 +421,23 @@ LAYERS = [
         "self._ended = True\n        return []",
     ),
     Mutant(
+        "session: groups expire too soon",
+        ("P4",),
+        expiry.Expiry.is_expired,
+        "newest.created_at - group.created_at > self.max_latency",
+        "newest.created_at - group.created_at > self.max_latency / 4",
+        PLAIN,
+        ("subscribe", "publish", "let_time_pass"),
+    ),
+    Mutant(
+        "session: a track that was aborted goes on",
+        ("P15",),
+        Server._turn,
+        "if self._log.aborted is not None:",
+        "if False:",
+        PLAIN,
+    ),
+    Mutant(
         "session: history expires",
         ("P4",),
         expiry.Expiry.is_expired,

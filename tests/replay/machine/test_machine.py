@@ -28,7 +28,7 @@ def test_the_properties_hold() -> None:
         ReplayMachine,
         settings=settings(
             max_examples=50_000 if EXTENDED else 2_000,
-            stateful_step_count=25,
+            stateful_step_count=22,
             suppress_health_check=list(HealthCheck),
             deadline=None,
         ),

@@ -262,6 +262,12 @@ class World:
         if not self.log.ended:
             self.track.finish()
 
+    def abort(self) -> None:
+        """The track ends with an error, and so does everything that is open."""
+        if not self.log.ended:
+            self.track.abort(71)
+            self.open.clear()
+
     # What subscribers do
 
     async def connect(self) -> Link:
@@ -331,6 +337,25 @@ class World:
     @property
     def final(self) -> int | None:
         return self.log.final_sequence
+
+    @property
+    def aborted(self) -> int | None:
+        return self.log.aborted
+
+    def lag(self, sequence: int) -> float:
+        """By how many seconds a group lags behind the latest: itself, or the next there is
+        in memory, as what is older than that is taken to be as old."""
+        log = self.log
+        latest = None if log.latest is None else log.get(log.latest)
+        following = log.first_from(sequence)
+        groups = [self.published(sequence), None if following is None else log.get(following)]
+        lags = [0.0]
+        for group in groups:
+            if latest is not None and group is not None:
+                lags.append(latest.created_at - group.created_at)
+                if group.frames and log.latest_first_us is not None:
+                    lags.append((log.latest_first_us - group.frames[0].timestamp_us) / 10**6)
+        return max(lags)
 
     def in_log(self, sequence: int) -> bool:
         group = self.log._groups.get(sequence)
