@@ -31,6 +31,7 @@ PLAIN = Settings()
 SMALL_CACHE = Settings(cache_and_max_bytes=(0, PLENTY))
 SMALL_WINDOWS = Settings(small_windows=True)
 SLOW_STORE = Settings(cache_and_max_bytes=(0, PLENTY), read_seconds=1.0)
+SLUGGISH_STORE = attrs.evolve(SLOW_STORE, read_seconds=0.2)
 
 
 class Rotten(AssertionError):
@@ -126,7 +127,7 @@ UPSTREAM = [
     ),
     Mutant(
         "3b an error looks like not stored",
-        ("P7", "P8"),
+        ("P1", "P7", "P8"),
         Resolver._poll_source,
         "return self._failed(sequence, error)",
         "return Missing(None)",
@@ -235,8 +236,8 @@ ENGINE = [
         retry.RetryingReader.poll_frames,
         "waiting = self._backoff.failed()\n        if waiting is None:\n            raise",
         "return End()",
-        SLOW_STORE,
-        ("subscribe", "fail", "let_time_pass"),
+        SLUGGISH_STORE,
+        ("subscribe", "fail", "heal", "fetch", "let_time_pass"),
     ),
     Mutant(
         "P8 what cannot be read is reported as absent",
