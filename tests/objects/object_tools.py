@@ -132,9 +132,7 @@ class Endpoint:
     def _close_all(self) -> None:
         sockets, self._sockets = self._sockets, []
         for each in sockets:
-            with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+            _end(each)
 
     def _accept(self) -> None:
         while True:
@@ -150,7 +148,8 @@ class Endpoint:
             threading.Thread(target=self._serve, args=(client,), daemon=True).start()
 
     def _serve(self, client: socket.socket) -> None:
-        with suppress(OSError):
+        # Who serves it closes it: it may have come while all others were being closed.
+        with suppress(OSError), ending(client):
             if self.mode == "silent":
                 while client.recv(65536):
                     pass
@@ -166,14 +165,28 @@ class Endpoint:
 
     def _pass_on(self, client: socket.socket) -> None:
         server = socket.create_connection(("127.0.0.1", self._server_port))
-        self._sockets.append(server)
-        threading.Thread(target=_copy, args=(client, server), daemon=True).start()
-        if self.mode == "cut":
-            client.sendall(server.recv(65536)[:300])
-            client.shutdown(socket.SHUT_RDWR)
-            server.shutdown(socket.SHUT_RDWR)
-        else:
-            _copy(server, client)
+        with ending(server):
+            self._sockets.append(server)
+            threading.Thread(target=_copy, args=(client, server), daemon=True).start()
+            if self.mode == "cut":
+                client.sendall(server.recv(65536)[:300])
+            else:
+                _copy(server, client)
+
+
+@contextmanager
+def ending(each: socket.socket) -> Iterator[None]:
+    """End a socket on the way out, whoever else waits for it."""
+    try:
+        yield
+    finally:
+        _end(each)
+
+
+def _end(each: socket.socket) -> None:
+    with suppress(OSError):
+        each.shutdown(socket.SHUT_RDWR)
+    each.close()
 
 
 def _copy(source: socket.socket, target: socket.socket) -> None:
