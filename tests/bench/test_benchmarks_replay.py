@@ -35,7 +35,7 @@ async def test_everything_is_measured(tmp_path: Path) -> None:
     for each in findings:
         assert each.what in table
     assert said
-    assert found.minute.groups == 12
+    assert found.minute.groups == 72
     assert found.three_days.groups == 72
     assert len(found.first_group.warm) == 2
     assert all(0 < first <= whole for first, whole in found.first_group.warm)
