@@ -135,3 +135,8 @@ class ReplayError(MoqError):
         super().__init__(message)
         self.code = code
         self.retryable = retryable
+
+    def again(self) -> ReplayError:
+        """The same error, to be raised once more: raising one again and again lets its
+        traceback grow."""
+        return ReplayError(str(self), code=self.code, retryable=self.retryable)

@@ -210,8 +210,7 @@ class MemoryTrack:
 
     def _check(self) -> None:
         if self._error is not None:
-            error = self._error
-            raise ReplayError(str(error), code=error.code, retryable=error.retryable)
+            raise self._error.again()
 
     def _pending(self) -> Pending:
         return Pending(self._changed.wait)

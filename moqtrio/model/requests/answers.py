@@ -9,7 +9,7 @@ import trio
 
 from ...errors import ReplayError
 from ..source import Missing
-from .buffer import GroupBuffer, copy_error
+from .buffer import GroupBuffer
 
 # What is missing now may be there later: the answer is good for those who asked together.
 _MISSING_SECONDS = 1.0
@@ -48,7 +48,7 @@ class RecentAnswers:
         for absence in reversed(self._absences.values()):
             if absence.start <= sequence < absence.end:
                 if isinstance(absence.answer, ReplayError):
-                    raise copy_error(absence.answer)
+                    raise absence.answer.again()
                 return absence.answer
         return None
 

@@ -29,11 +29,6 @@ FRAME_OVERHEAD: Final = 128
 """What a frame takes in memory besides its payload, roughly."""
 
 
-def copy_error(error: ReplayError) -> ReplayError:
-    """An error to raise once more: raising the same one again lets its traceback grow."""
-    return ReplayError(str(error), code=error.code, retryable=error.retryable)
-
-
 @attrs.frozen
 class Whole:
     """How a group ended that was written to its end."""
@@ -264,7 +259,7 @@ class BufferReader:
         if isinstance(buffer.end, ReplayError):
             if buffer.end.retryable:
                 self.close()
-            raise copy_error(buffer.end)
+            raise buffer.end.again()
         if self._skip:
             raise self._cut_short("has become shorter", StreamCode.INTERNAL)
         return END

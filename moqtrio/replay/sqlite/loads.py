@@ -257,9 +257,4 @@ class TrackLoads:
         if trio.current_time() - failed_at >= _FAILURE_SECONDS:
             del self._failures[key]
             return
-        raise copy_error(error)
-
-
-def copy_error(error: ReplayError) -> ReplayError:
-    """An error to raise once more: raising the same one again lets its traceback grow."""
-    return ReplayError(str(error), code=error.code, retryable=error.retryable)
+        raise error.again()

@@ -20,7 +20,7 @@ from ...model.source import Missing, Pending, Ready
 from .cache import Cache, TrackCache
 from .chunks import FrameRun
 from .extents import Damage, Extent, Piece
-from .loads import Reading, TrackLoads, copy_error
+from .loads import Reading, TrackLoads
 from .pool import SliceRetired
 from .reader import SlicedGroupReader, evicted
 from .records import OPEN
@@ -172,7 +172,7 @@ class SlicedTrack(ABC, Generic[F]):
         if found is None:
             return self._next_available(extent, sequence)
         if isinstance(found, Damage):
-            raise copy_error(found.error)
+            raise found.error.again()
         if sequence >= extent.middle and not extent.read_ahead:
             self._read_ahead(extent)
         return Ready(SlicedGroupReader(self, sequence, found))
@@ -227,7 +227,7 @@ class SlicedTrack(ABC, Generic[F]):
         if piece.ending != OPEN:
             return piece.ending
         if piece.error is not None:
-            raise copy_error(piece.error)
+            raise piece.error.again()
         if piece.cut:
             return self._loads.want_piece(sequence, frame)
         if piece.was_open:
