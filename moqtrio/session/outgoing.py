@@ -58,7 +58,7 @@ class OutgoingStreams:
         """Reset the groups that are too old by now, of those that were handed over; returns
         their sequences."""
         expired = []
-        for group in tuple(self._handed_over):
+        for group in tuple(self._prune()):
             if not expiry.is_expired(group.sequence, group.first_us):
                 continue
             self._handed_over.remove(group)
