@@ -237,7 +237,7 @@ def _continued(row: SliceRow, track: int) -> Iterator[tuple[int, int]]:
 
 def _survey(directory: Path) -> _Survey:
     while True:
-        now = time.time()
+        now = time.time()  # once for each snapshot, as a store that is opened asks for it
         view = read_catalog(directory)
         unfinished: list[tuple[int, int]] = []
         try:

@@ -128,7 +128,7 @@ class SqliteMachine(ReplayMachine):
 
     @precondition(lambda self: not self.disk.is_disturbed)
     @rule()
-    def fail(self) -> None:  # type: ignore[override]
+    def fail(self) -> None:  # type: ignore[override]  # a rule of the same name
         """What is not in the cache cannot be read for a while."""
         self.do(self.disk.fail_reads)
 

@@ -225,13 +225,13 @@ def tapping() -> Iterator[None]:
             tap.stopped(not self._connection.is_client, self._stream_id)
         refuse(self, code)
 
-    half._transmit, half._abandon = tapped_transmit, tapped_abandon  # type: ignore[method-assign]
-    other._refuse = tapped_refuse  # type: ignore[method-assign]
+    half._transmit, half._abandon = tapped_transmit, tapped_abandon  # type: ignore[method-assign]  # to listen
+    other._refuse = tapped_refuse  # type: ignore[method-assign]  # to listen
     try:
         yield
     finally:
-        half._transmit, half._abandon = transmit, abandon  # type: ignore[method-assign]
-        other._refuse = refuse  # type: ignore[method-assign]
+        half._transmit, half._abandon = transmit, abandon  # type: ignore[method-assign]  # to listen
+        other._refuse = refuse  # type: ignore[method-assign]  # to listen
 
 
 def attach(tap: Tap, *connections: Any) -> None:
