@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from ...model.source import Bounds, Missing, Pending, Ready
+from ...model.source import Bounds, Missing
 from ..gaps import Gaps
 from ..sqlite.cache import Cache
 from ..sqlite.extents import Extent, Piece
 from ..sqlite.loads import Reading
-from ..sqlite.lookup import PieceRequest, RangeRequest, SlicedTrack, TrackKey
-from ..sqlite.reader import SlicedGroupReader
+from ..sqlite.lookup import PieceRequest, RangeRequest, SlicedTrack
 from ..sqlite.records import Content
 from .index import ObjectFile
 from .loader import find_recorded_since, load_piece, load_range
@@ -31,28 +30,16 @@ class ObjectTrack(SlicedTrack[ObjectFile]):
     def __init__(
         self, collection: Collection, row: ManifestTrack, cache: Cache, reading: Reading
     ) -> None:
-        super().__init__(TrackKey(row.id, f"{row.broadcast}/{row.name}"), cache, reading)
+        super().__init__(row.id, row.broadcast, row.name, cache, reading, row.gaps)
         self.row: ManifestTrack = row
-        self._gaps = Gaps(row.gaps)
         self._collection = collection
         self._groups = 0
         self._bytes = 0
 
-    @property
-    def broadcast(self) -> str:
-        """The path of the broadcast the track belongs to."""
-        return self.row.broadcast
-
-    @property
-    def name(self) -> str:
-        """The track's name within its broadcast."""
-        return self.row.name
-
     def bounds(self) -> Bounds:
         """What the objects hold of the track, as far as the manifest is known."""
         spans = self.spans
-        latest = spans.end - 1 if spans else None
-        return Bounds(spans.oldest, spans.end, self.row.epoch, latest)
+        return Bounds(spans.oldest, spans.end, self.row.epoch, spans.latest)
 
     def content(self) -> Content:
         """How much there is of the track; of its sequences the smallest and the largest."""
@@ -63,24 +50,13 @@ class ObjectTrack(SlicedTrack[ObjectFile]):
                 total.add(found.content)
         return total
 
-    def poll_group(
-        self, sequence: int, *, priority: int = 0
-    ) -> Ready[SlicedGroupReader] | Pending | Missing:
-        """Look for one group; see :class:`~moqtrio.replay.ReplaySource`.
-
-        Raises ReplayError: not retryable for a group that is damaged, was lost before it was
-        recorded, or whose object is gone; retryable where the object store did not answer.
-        """
-        answer = super().poll_group(sequence, priority=priority)
-        return self._gaps.check(sequence, answer) if isinstance(answer, Missing) else answer
-
     def absent(self, sequence: int) -> Missing:
         """The answer for a group that no object has, without asking for one.
 
         Raises ReplayError (not retryable) where it was lost before it was recorded.
         """
         nearest = next(self.spans.after(sequence), None)
-        return self._gaps.check(sequence, Missing(None if nearest is None else nearest.first))
+        return self.gaps.check(sequence, Missing(None if nearest is None else nearest.first))
 
     # For looking up.
 
@@ -138,7 +114,7 @@ class ObjectTrack(SlicedTrack[ObjectFile]):
     def put_row(self, row: ManifestTrack) -> None:
         """This is what the manifest says of the track now."""
         self.row = row
-        self._gaps = Gaps(row.gaps)
+        self.gaps = Gaps(row.gaps)
 
     def add(self, added: ManifestSlice) -> None:
         """The manifest has an object more."""

@@ -17,6 +17,8 @@ import trio
 
 from ...errors import ReplayError, StreamCode
 from ...model.source import Missing, Pending, Ready
+from ..gaps import Gaps
+from ..target import GapWrite
 from .cache import Cache, TrackCache
 from .chunks import FrameRun
 from .extents import Damage, Extent, Piece
@@ -90,10 +92,27 @@ class PieceRequest(Generic[F]):
 
 
 class SlicedTrack(ABC, Generic[F]):
-    """A track in slices, without what is particular to where they are."""
+    """A track in slices, without what is particular to where they are.
 
-    def __init__(self, key: TrackKey, cache: Cache, reading: Reading) -> None:
-        self.key = key
+    Attributes:
+        broadcast: the path of the broadcast the track belongs to.
+        name: the track's name within its broadcast.
+        gaps: what was published and could not be recorded.
+    """
+
+    def __init__(
+        self,
+        track_id: int,
+        broadcast: str,
+        name: str,
+        cache: Cache,
+        reading: Reading,
+        gaps: Iterable[GapWrite] = (),
+    ) -> None:
+        self.broadcast: str = broadcast
+        self.name: str = name
+        self.key: TrackKey = TrackKey(track_id, f"{broadcast}/{name}")
+        self.gaps: Gaps = Gaps(gaps)
         self.reading = reading
         self.spans: SpanIndex = SpanIndex()
         self._continued: dict[int, list[tuple[int, int]]] = {}  # (first frame, slice), rising
@@ -156,9 +175,14 @@ class SlicedTrack(ABC, Generic[F]):
     ) -> Ready[SlicedGroupReader] | Pending | Missing:
         """Look for one group; see :class:`~moqtrio.replay.ReplaySource`.
 
-        Raises ReplayError: not retryable for a group that is damaged and for a store that
-        is closed, retryable where the medium failed.
+        Raises ReplayError: not retryable for a group that is damaged, was lost before it was
+        recorded or has lost its slice, and for a store that is closed; retryable where the
+        medium failed.
         """
+        answer = self._look_up(sequence)
+        return self._check_absence(sequence, answer) if isinstance(answer, Missing) else answer
+
+    def _look_up(self, sequence: int) -> Ready[SlicedGroupReader] | Pending | Missing:
         self._check_readable()
         oldest = self.spans.oldest
         if oldest is None or sequence >= self.spans.end:
@@ -176,6 +200,11 @@ class SlicedTrack(ABC, Generic[F]):
         if sequence >= extent.middle and not extent.read_ahead:
             self._read_ahead(extent)
         return Ready(SlicedGroupReader(self, sequence, found))
+
+    def _check_absence(self, sequence: int, missing: Missing) -> Missing | Pending:
+        """What becomes of the answer that no slice has ``sequence``. Raises ReplayError where
+        it was lost."""
+        return self.gaps.check(sequence, missing)
 
     async def find_time(self, when: float) -> int | None:
         """The smallest sequence of which anything was recorded at or after ``when``; see

@@ -12,9 +12,8 @@ from pathlib import Path
 import attrs
 import trio
 
-from ...model.source import Bounds, Missing, Pending, Ready
+from ...model.source import Bounds
 from ...scope import open_scope
-from ..gaps import Gaps
 from .cache import Cache
 from .catalog import ACTIVE, SliceRow, TrackRow
 from .errors import store_error
@@ -22,9 +21,8 @@ from .extents import Extent, Piece
 from .loader import load_piece, load_range
 from .loads import Reading
 from .looking import CatalogView, connect_looker, looking_at, read_catalog, select_track
-from .lookup import PieceRequest, RangeRequest, SlicedTrack, TrackKey
+from .lookup import PieceRequest, RangeRequest, SlicedTrack
 from .pool import ConnectionPool
-from .reader import SlicedGroupReader
 from .records import SliceFile
 from .recovery import assumed_contents
 from .slices import survey
@@ -133,7 +131,8 @@ class ReadOnlyTrack(SlicedTrack[SliceFile]):
         reading: Reading,
         found: _Survey,
     ) -> None:
-        super().__init__(TrackKey(row.id, f"{row.broadcast}/{row.name}"), cache, reading)
+        gaps = found.view.gaps.get(row.id, ())
+        super().__init__(row.id, row.broadcast, row.name, cache, reading, gaps)
         self.row = row
         self.unfinished: frozenset[int] = frozenset(
             sequence for track, sequence in found.unfinished if track == row.id
@@ -141,7 +140,6 @@ class ReadOnlyTrack(SlicedTrack[SliceFile]):
         self._store = store
         self._pool = pool
         self._now = found.now
-        self._gaps = Gaps(found.view.gaps.get(row.id, ()))
         groups = size = 0
         for each in found.view.slices:
             content = each.contents.get(row.id)
@@ -155,19 +153,8 @@ class ReadOnlyTrack(SlicedTrack[SliceFile]):
 
     def bounds(self) -> Bounds:
         """What there is of the track."""
-        latest = self.spans.end - 1 if self.spans else None
-        return Bounds(self.spans.oldest, self.spans.end, self.row.epoch, latest)
-
-    def poll_group(
-        self, sequence: int, *, priority: int = 0
-    ) -> Ready[SlicedGroupReader] | Pending | Missing:
-        """Look for one group; see :class:`~moqtrio.replay.ReplaySource`.
-
-        Raises ReplayError: not retryable for a group that is damaged or was lost, retryable
-        where the disk failed.
-        """
-        answer = super().poll_group(sequence, priority=priority)
-        return self._gaps.check(sequence, answer) if isinstance(answer, Missing) else answer
+        spans = self.spans
+        return Bounds(spans.oldest, spans.end, self.row.epoch, spans.latest)
 
     def now(self) -> float:
         """When the store was opened, on its clock, in seconds since the Unix epoch."""
@@ -178,7 +165,7 @@ class ReadOnlyTrack(SlicedTrack[SliceFile]):
         end = self.spans.end
         self.remove_slice(row.number, [sequence for sequence, _ in _continued(row, self.row.id)])
         oldest = self.spans.oldest
-        self._gaps.discard_below(end if oldest is None else oldest)
+        self.gaps.discard_below(end if oldest is None else oldest)
 
     # What the lookup asks for.
 

@@ -48,6 +48,11 @@ class SpanIndex:
         return self._spans[0].first if self._spans else None
 
     @property
+    def latest(self) -> int | None:
+        """The largest sequence."""
+        return self.end - 1 if self._spans else None
+
+    @property
     def end(self) -> int:
         """One more than the largest sequence; 0 where there is none."""
         return self._reaches()[-1] + 1 if self._spans else 0

@@ -7,18 +7,16 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from ...model.source import Bounds, Missing, Pending, Ready
+from ...model.source import Bounds, Missing, Pending
 from ..batch import GroupDelta, merge_writes, refused
 from ..earlier import EarlierLogs
-from ..gaps import Gaps
 from ..target import GapWrite, GroupWrite
 from .cache import Cache
 from .catalog import TrackRow
 from .extents import Extent, Piece
 from .loader import load_piece, load_range
 from .loads import Reading
-from .lookup import PieceRequest, RangeRequest, SlicedTrack, TrackKey
-from .reader import SlicedGroupReader
+from .lookup import PieceRequest, RangeRequest, SlicedTrack
 from .records import OpenGroup, SliceFile
 from .slices import Written
 from .times import find_in_slice
@@ -44,9 +42,8 @@ class SqliteTrack(SlicedTrack[SliceFile]):
         reading: Reading,
         gaps: Iterable[GapWrite] = (),
     ) -> None:
-        super().__init__(TrackKey(row.id, f"{row.broadcast}/{row.name}"), cache, reading)
+        super().__init__(row.id, row.broadcast, row.name, cache, reading, gaps)
         self.row: TrackRow = row
-        self.gaps: Gaps = Gaps(gaps)
         self.earlier: EarlierLogs = EarlierLogs()
         self.in_use = False  # whether the catalog knows that sequences are being used
         self._shelf = shelf
@@ -56,34 +53,15 @@ class SqliteTrack(SlicedTrack[SliceFile]):
         self._open: dict[int, OpenGroup] = {}
         self._cut_short: set[int] = set()  # evicted while open: the rest is not wanted
 
-    @property
-    def broadcast(self) -> str:
-        """The path of the broadcast the track belongs to."""
-        return self.row.broadcast
-
-    @property
-    def name(self) -> str:
-        """The track's name within its broadcast."""
-        return self.row.name
-
     def bounds(self) -> Bounds:
         """What the store holds of the track."""
-        spans = self.spans
-        latest = spans.end - 1 if spans else None
-        return Bounds(spans.oldest, self._durable_end, self.row.epoch, latest)
+        return Bounds(self.spans.oldest, self._durable_end, self.row.epoch, self.spans.latest)
 
-    def poll_group(
-        self, sequence: int, *, priority: int = 0
-    ) -> Ready[SlicedGroupReader] | Pending | Missing:
-        """Look for one group; see :class:`~moqtrio.replay.ReplaySource`.
-
-        Raises ReplayError: not retryable for a group that is damaged or was lost, and for a
-        store that is closed; retryable where the disk failed.
-        """
-        answer = super().poll_group(sequence, priority=priority)
-        if isinstance(answer, Missing):
-            answer = self.earlier.check(sequence, answer)
-        return self.gaps.check(sequence, answer) if isinstance(answer, Missing) else answer
+    def _check_absence(self, sequence: int, missing: Missing) -> Missing | Pending:
+        answer = self.earlier.check(sequence, missing)
+        if isinstance(answer, Pending):
+            return answer
+        return super()._check_absence(sequence, answer)
 
     def now(self) -> float:
         """The time on the store's clock, in seconds since the Unix epoch; see
