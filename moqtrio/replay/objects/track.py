@@ -114,7 +114,7 @@ class ObjectTrack(SlicedTrack[ObjectFile]):
     def put_row(self, row: ManifestTrack) -> None:
         """This is what the manifest says of the track now."""
         self.row = row
-        self.gaps = Gaps(row.gaps)
+        self.gaps: Gaps = Gaps(row.gaps)
 
     def add(self, added: ManifestSlice) -> None:
         """The manifest has an object more."""
