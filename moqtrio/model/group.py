@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import attrs
 import trio
@@ -79,7 +79,39 @@ class Group:
         return self.held_back and not (self.recorded or self.durable)
 
 
-class GroupProducer:
+class EndedByBlock(abc.ABC):
+    """What writes a group: as a context manager it finishes the group on the way out, or aborts
+    it with :attr:`StreamCode.INTERNAL` where an exception passes (:attr:`StreamCode.CANCEL`
+    for :exc:`trio.Cancelled`)."""
+
+    __slots__ = ()
+
+    @abc.abstractmethod
+    def finish(self) -> None:
+        """The group is complete. A no-op if it has ended already."""
+
+    @abc.abstractmethod
+    def abort(self, code: int = StreamCode.CANCEL) -> None:
+        """End the group early. A no-op if it has ended already."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self.finish()
+        elif isinstance(error, trio.Cancelled):
+            self.abort(StreamCode.CANCEL)
+        else:
+            self.abort(StreamCode.INTERNAL)
+
+
+class GroupProducer(EndedByBlock):
     """Writes one group. Nothing here blocks.
 
     As a context manager it finishes the group on the way out, or aborts it with
@@ -121,22 +153,6 @@ class GroupProducer:
         before all that was written. A no-op if it has ended already.
         """
         self._log.end_group(self._group, Aborted(int(code)))
-
-    def __enter__(self) -> GroupProducer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.finish()
-        elif isinstance(error, trio.Cancelled):
-            self.abort(StreamCode.CANCEL)
-        else:
-            self.abort(StreamCode.INTERNAL)
 
 
 class GroupConsumer(trio.abc.ReceiveChannel[Frame]):

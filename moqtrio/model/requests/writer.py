@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from types import TracebackType
 
 import trio
 
 from ...errors import ProtocolError, ReplayError, StreamCode
+from ..group import EndedByBlock
 from .buffer import GroupBuffer
 
 
-class ReplayWriter:
+class ReplayWriter(EndedByBlock):
     """Writes a group that was asked for. Made by :meth:`ReplayRequest.accept`.
 
     What is written goes at once to all who wait for it. A group that fits into
@@ -90,22 +90,6 @@ class ReplayWriter:
     def _check_open(self) -> None:
         if self._ended:
             raise ProtocolError(f"group {self.sequence} takes no more frames: it has ended")
-
-    def __enter__(self) -> ReplayWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if error is None:
-            self.finish()
-        elif isinstance(error, trio.Cancelled):
-            self.abort(StreamCode.CANCEL)
-        else:
-            self.abort(StreamCode.INTERNAL)
 
     def __del__(self) -> None:
         if not self._ended:
