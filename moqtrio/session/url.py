@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
+from enum import Enum
+from urllib.parse import quote, urlsplit
 
 import attrs
 
-SCHEMES = ("moqt", "moql")
+_DEFAULT_PORTS = {"moqt": 443, "moql": 443, "https": 443, "wss": 443, "http": 80, "ws": 80}
+SCHEMES: tuple[str, ...] = tuple(_DEFAULT_PORTS)
+"""What a URL may start with."""
+
+EXPECTED = "expected https://HOST:PORT or moqt://HOST:PORT"
+
+# What a request's target may hold as it is (RFC 3986 sections 3.3 and 3.4); "%" because what
+# is encoded already stays so.
+_TARGET_CHARACTERS = "/?:@!$&'()*+,;=-._~%"
+
+
+class Binding(Enum):
+    """What carries a session."""
+
+    QUIC = "raw QUIC"
+    WEB = "WebTransport, or WebSocket where UDP is blocked"
+    WEBSOCKET = "WebSocket"
 
 
 @attrs.frozen
@@ -14,38 +31,74 @@ class SessionUrl:
     """Where a session goes, taken apart.
 
     Attributes:
+        scheme: one of :data:`SCHEMES`.
         host: a name or an address, without brackets.
-        port: the UDP port.
+        port: the UDP port of QUIC and WebTransport, the TCP port of WebSocket.
         path: path and query, as the server is told of them; None for the root.
     """
 
+    scheme: str
     host: str
     port: int
-    path: str | None
+    path: str | None = None
 
     @classmethod
     def parse(cls, url: str) -> SessionUrl:
-        """Take apart ``moqt://HOST:PORT/PATH?QUERY`` (raw QUIC; ``moql://`` is the same).
+        """Take apart ``SCHEME://HOST:PORT/PATH?QUERY``.
+
+        The port is optional: 443, or 80 for ``http`` and ``ws``. A fragment is the client's
+        own and left out.
 
         Raises ValueError saying what is wrong with it.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in SCHEMES:
-            raise ValueError(
-                f"{url!r} is not a URL this can connect to: expected moqt://HOST:PORT, "
-                f"got the scheme {parts.scheme or 'nothing'!r}"
-            )
         try:
+            parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise ValueError(f"{url!r} has a bad port: {error}") from None
+            raise ValueError(f"{url!r} is not a URL: {error}") from None
+        if parts.scheme not in _DEFAULT_PORTS:
+            raise ValueError(
+                f"{url!r} is not a URL this can connect to: {EXPECTED}, "
+                f"got the scheme {parts.scheme or 'nothing'!r}"
+            )
         if not parts.hostname:
-            raise ValueError(f"{url!r} has no host: expected moqt://HOST:PORT")
-        if port is None:
-            raise ValueError(f"{url!r} has no port: expected moqt://HOST:PORT, such as :4443")
-        path = parts.path + (f"?{parts.query}" if parts.query else "")
-        return cls(parts.hostname, port, None if path in ("", "/") else path)
+            raise ValueError(f"{url!r} has no host: {EXPECTED}")
+        if "@" in parts.netloc:
+            raise ValueError(
+                f"the URL of {parts.hostname} has a user name: a token goes into the query, "
+                "as ?jwt=TOKEN"
+            )
+        target = quote(parts.path + (f"?{parts.query}" if parts.query else ""), _TARGET_CHARACTERS)
+        return cls(
+            parts.scheme,
+            parts.hostname,
+            _DEFAULT_PORTS[parts.scheme] if port is None else port,
+            None if target in ("", "/") else target,
+        )
+
+    @property
+    def binding(self) -> Binding:
+        """What carries a session to this URL."""
+        if self.scheme in ("moqt", "moql"):
+            return Binding.QUIC
+        return Binding.WEBSOCKET if self.scheme in ("ws", "wss") else Binding.WEB
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether what goes over TCP to this URL goes through TLS. QUIC always does."""
+        return self.scheme not in ("http", "ws")
+
+    @property
+    def authority(self) -> str:
+        """``HOST:PORT``, with brackets around an IPv6 address."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def target(self) -> str:
+        """Path and query as HTTP wants them: never empty, and starting with a slash."""
+        path = self.path or "/"
+        return path if path.startswith("/") else f"/{path}"
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"moqt://{host}:{self.port}{self.path or ''}"
+        return f"{self.scheme}://{self.authority}{self.path or ''}"
