@@ -81,7 +81,15 @@ class ProtocolError(MoqError):
 
 
 class ConnectError(MoqError):
-    """No session came about: a timeout, a certificate, or no version in common."""
+    """No session came about: a timeout, a certificate, or no version in common.
+
+    ``retryable`` says whether the same attempt may succeed later: not where the peer has
+    answered, and the answer was its certificate, no version in common or a refusal.
+    """
+
+    def __init__(self, message: str, *, retryable: bool = True) -> None:
+        super().__init__(message)
+        self.retryable = retryable
 
 
 class RequestError(MoqError):

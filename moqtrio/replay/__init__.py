@@ -20,7 +20,7 @@ from .objects import ObjectStore, ObjectTrack, TieredStore, TieredTrack
 from .reading import read_group
 from .recorder import Recorder, RecorderSettings
 from .resolver import DONE, Done, Dropped, Resolver, resolve_group
-from .retry import Backoff, Retries, RetryPolicy
+from .retry import Retries, RetryPolicy, SourceTries
 from .sqlite import SqliteStore, SqliteTrack
 from .target import GapWrite, GroupWrite, ReplayTarget
 
@@ -28,7 +28,6 @@ __all__ = [
     "DONE",
     "END",
     "PARKED",
-    "Backoff",
     "BlockingStore",
     "Bounds",
     "Done",
@@ -57,6 +56,7 @@ __all__ = [
     "Resolver",
     "Retries",
     "RetryPolicy",
+    "SourceTries",
     "SqliteStore",
     "SqliteTrack",
     "TieredStore",

@@ -22,7 +22,7 @@ from ..model.source import GroupReader, Missing, Pending, Ready, ReplaySource
 from .expiry import Expiry
 from .live import PARKED, LiveReader, Parked
 from .reopened import ReopenedReader
-from .retry import Backoff, Retries, RetryingReader, RetryPolicy
+from .retry import Retries, RetryingReader, RetryPolicy, SourceTries
 
 Reader = LiveReader | GroupReader
 
@@ -89,7 +89,7 @@ class Resolver:
         self._log = log
         self._source = source
         self._found: Reader | None = None
-        self._backoff = Backoff(self.retries)
+        self._tries = SourceTries(self.retries)
 
     def poll_start(self) -> Ready[int] | Pending:
         """Find the first group that will come; ``cursor`` is then its sequence.
@@ -240,7 +240,7 @@ class Resolver:
         """Ask the source, within the retry policy. A failure for good is a Dropped of one."""
         if self._source is None:
             return Missing(None)
-        waiting = self._backoff.waiting()
+        waiting = self._tries.waiting()
         if waiting is not None:
             return waiting
         try:
@@ -249,7 +249,7 @@ class Resolver:
             return self._failed(sequence, error)
         if isinstance(answer, Pending):
             return answer
-        self._backoff.answered()
+        self._tries.answered()
         if isinstance(answer, Missing):
             self.retries.answered()
             return answer
@@ -257,12 +257,12 @@ class Resolver:
 
     def _failed(self, sequence: int, error: ReplayError) -> Pending | Dropped:
         if error.retryable:
-            waiting = self._backoff.failed()
+            waiting = self._tries.failed()
             if waiting is not None:
                 return waiting
             self.retries.gave_up(sequence, error)
         else:
-            self._backoff.answered()
+            self._tries.answered()
             self.retries.answered()
         return Dropped(sequence, sequence + 1, error.code or StreamCode.EVICTED)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from functools import partial
 
 import attrs
 import trio
 
+from ..backoff import Backoff, Tries
 from ..errors import ReplayError
 from ..model.frame import Frame
 from ..model.source import End, GroupReader, Pending, Ready
@@ -72,19 +72,19 @@ class Retries:
             raise error
 
 
-class Backoff:
+class SourceTries:
     """The tries for one group: exponential, with jitter, within the budget there is.
 
     Args:
         retries: those of the subscription.
     """
 
-    __slots__ = ("_deadline", "_failures", "_retries", "_retry_at")
+    __slots__ = ("_retries", "_retry_at", "_tries")
 
     def __init__(self, retries: Retries) -> None:
+        policy = retries.policy
         self._retries = retries
-        self._failures = 0
-        self._deadline = 0.0
+        self._tries = Tries(Backoff(initial=policy.first_delay, maximum=policy.max_delay))
         self._retry_at: float | None = None
 
     def waiting(self) -> Pending | None:
@@ -98,21 +98,15 @@ class Backoff:
 
     def failed(self) -> Pending | None:
         """A try has failed: what there is to wait for; None where that was the last one."""
-        now = trio.current_time()
-        policy = self._retries.policy
-        if not self._failures:
-            self._deadline = now + self._retries.budget
-        delay = min(policy.first_delay * 2.0 ** min(self._failures, 32), policy.max_delay)
-        self._failures += 1
-        self._retry_at = now + delay * random.uniform(0.5, 1.0)
-        if self._retry_at > self._deadline:
+        self._retry_at = self._tries.failed(seconds=self._retries.budget)
+        if self._retry_at is None:
             self.answered()
             return None
         return self.waiting()
 
     def answered(self) -> None:
         """A try has succeeded, or the next one will be for something else."""
-        self._failures = 0
+        self._tries.succeeded()
         self._retry_at = None
 
 
@@ -122,12 +116,12 @@ class RetryingReader:
     Only what cannot be had within the budget, or is not retryable, is raised.
     """
 
-    __slots__ = ("_backoff", "_reader", "_retries")
+    __slots__ = ("_reader", "_retries", "_tries")
 
     def __init__(self, reader: GroupReader, retries: Retries) -> None:
         self._reader = reader
         self._retries = retries
-        self._backoff = Backoff(retries)
+        self._tries = SourceTries(retries)
 
     @property
     def sequence(self) -> int:
@@ -136,7 +130,7 @@ class RetryingReader:
 
     def poll_frames(self, max_bytes: int) -> Ready[Sequence[Frame]] | Pending | End:
         """The next frames; see :class:`~moqtrio.replay.GroupReader`."""
-        waiting = self._backoff.waiting()
+        waiting = self._tries.waiting()
         if waiting is not None:
             return waiting
         try:
@@ -145,12 +139,12 @@ class RetryingReader:
             if not error.retryable:
                 self._retries.answered()
                 raise
-            waiting = self._backoff.failed()
+            waiting = self._tries.failed()
             if waiting is None:
                 raise
             return waiting
         if not isinstance(answer, Pending):
-            self._backoff.answered()
+            self._tries.answered()
         if isinstance(answer, End):
             self._retries.answered()
         return answer
