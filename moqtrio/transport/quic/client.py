@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import trio
@@ -15,6 +16,7 @@ from aioquic.tls import AlertDescription
 from ...errors import ConnectError
 from ...scope import bare_exceptions
 from ..connection import Connection
+from ..happy_eyeballs import race, resolve
 from ..settings import TransportSettings
 from ..tls import ClientTls, explain_certificate_error
 from .configuration import client_configuration, key_log
@@ -39,8 +41,9 @@ async def open_quic(
 ) -> AsyncIterator[Connection]:
     """Connect to ``host``, and close the connection when the block is left.
 
-    The addresses of ``host`` are tried one after the other. An exception from the block
-    comes out as it is.
+    The addresses of ``host`` are tried one after the other, IPv6 and IPv4 by turns, each
+    beside the one before it if that is silent for a quarter of a second (RFC 8305). An
+    exception from the block comes out as it is.
 
     Args:
       host: a name or an IP address.
@@ -56,7 +59,7 @@ async def open_quic(
     tls = ClientTls() if tls is None else tls
     settings = TransportSettings() if settings is None else settings
     authorities = await tls.load_authorities()
-    addresses = await _resolve(host, port)
+    addresses = await resolve(host, port, socket.SOCK_DGRAM)
     with key_log(settings) as secrets, bare_exceptions():
         configuration = client_configuration(
             alpn=alpn,
@@ -73,16 +76,7 @@ async def open_quic(
             try:
                 yield connection
             finally:
-                endpoint.close_all(0, "")
-                nursery.cancel_scope.cancel()
-
-
-async def _resolve(host: str, port: int) -> list[tuple[int, Any]]:
-    try:
-        found = await trio.socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)
-    except OSError as error:
-        raise ConnectError(f"cannot find the address of {host!r}: {error.strerror}") from error
-    return list(dict.fromkeys((int(family), address) for family, _, _, _, address in found))
+                endpoint.stop()
 
 
 async def _connect_to_any(
@@ -92,16 +86,14 @@ async def _connect_to_any(
     tls: ClientTls,
     settings: TransportSettings,
 ) -> tuple[Endpoint, QuicConnection]:
-    failures: list[ConnectError] = []
-    for family, address in addresses:
-        try:
-            sock = _open_socket(family, address, settings)
-            return await connect_over(nursery, sock, address, configuration, tls, settings)
-        except ConnectError as error:
-            failures.append(error)
-    if len(failures) == 1:
-        raise failures[0]
-    raise ConnectError("; ".join(str(failure) for failure in failures))
+    async def attempt(family: int, address: Any) -> tuple[Endpoint, QuicConnection]:
+        sock = _open_socket(family, address, settings)
+        return await connect_over(nursery, sock, address, configuration, tls, settings)
+
+    return await race(
+        [partial(attempt, family, address) for family, address in addresses],
+        discard=lambda late: late[0].stop(),
+    )
 
 
 async def connect_over(
@@ -121,7 +113,7 @@ async def connect_over(
         address=address,
         pin=tls.pin,
     )
-    scope = await nursery.start(_run_until_cancelled, endpoint)
+    nursery.start_soon(_drive, endpoint)
     try:
         connection._engine.connect(address, trio.current_time())
         endpoint.add(connection, connection._engine.host_cid)
@@ -130,19 +122,14 @@ async def connect_over(
         if connection.closed is not None:
             raise _explain(connection, address, configuration)
     except BaseException:
-        endpoint.close_all(0, "")
-        scope.cancel()
+        endpoint.stop()
         raise
     return endpoint, connection
 
 
-async def _run_until_cancelled(
-    endpoint: Endpoint, task_status: trio.TaskStatus[trio.CancelScope] = trio.TASK_STATUS_IGNORED
-) -> None:
+async def _drive(endpoint: Endpoint) -> None:
     try:
-        with trio.CancelScope() as scope:
-            task_status.started(scope)
-            await endpoint.run()
+        await endpoint.run()
     finally:
         # Cancelled from outside, this may come before the block that uses the connection
         # has ended: the peer is told all the same.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -80,6 +80,9 @@ class QuicConnection(ConnectionBase):
 
     def _stuck(self) -> int:
         return self._engine.stuck
+
+    def _unsent_at(self) -> Mapping[int, int]:
+        return self._engine.unsent_at
 
     def _stream_credit(self, uni: bool) -> int:
         return self._engine.stream_credit(uni)
@@ -352,8 +355,8 @@ class QuicConnection(ConnectionBase):
 
 
 def format_address(address: Any) -> str:
-    """An address as people write it: brackets around IPv6."""
-    host, port = address[0], address[1]
+    """An address as people write it: brackets around IPv6, and IPv4 as such."""
+    host, port = address[0].removeprefix("::ffff:"), address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -54,6 +54,7 @@ class Endpoint:
         self._pump_sleeps_until = _NEVER
         self._serving = False
         self._unblocked = trio.lowlevel.ParkingLot()
+        self._scope = trio.CancelScope()
 
     def accept_with(self, accept: Acceptor) -> None:
         """Ask ``accept`` about datagrams that belong to no connection."""
@@ -116,11 +117,17 @@ class Endpoint:
             self._wake_pump()
 
     async def run(self) -> None:
-        """Serve until cancelled."""
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._receive_forever)
-            nursery.start_soon(self._pump_forever)
-            nursery.start_soon(self._unblock_forever)
+        """Serve until cancelled or stopped."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._receive_forever)
+                nursery.start_soon(self._pump_forever)
+                nursery.start_soon(self._unblock_forever)
+
+    def stop(self) -> None:
+        """Close every connection, and end :meth:`run`, even one that has yet to begin."""
+        self.close_all(0, "")
+        self._scope.cancel()
 
     def close_all(self, code: int, reason: str) -> None:
         """Close every connection, send the CONNECTION_CLOSEs, and forget them all."""

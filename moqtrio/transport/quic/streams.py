@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..newest_first import NewestFirst
 from ..streams import ReceiveHalf, SendHalf
 from .codes import stream_code_to_wire
 
@@ -39,6 +40,10 @@ class QuicSendHalf(SendHalf):
 
     def _reprioritise(self) -> None:
         self._connection._engine.prioritise(self._stream, self._priority)
+
+    def share_places(self, rivals: NewestFirst[Any] | None, rank: int) -> None:
+        if not self._settled:
+            self._connection._engine.share_places(self._stream, rivals, rank)
 
 
 class QuicReceiveHalf(ReceiveHalf):

@@ -2,6 +2,9 @@
 
 Linux takes and gives several datagrams per call (UDP_SEGMENT, UDP_GRO); elsewhere, and
 after the first refusal, it is one call per datagram.
+
+A socket bound to every address of a machine is told which of them a datagram came to, and
+answers from it: the peer's socket, or a firewall on the way, takes nothing else.
 """
 
 from __future__ import annotations
@@ -15,18 +18,24 @@ import sys
 from collections import deque
 from typing import Any, Protocol
 
+import attrs
 import trio
 
 logger: logging.Logger = logging.getLogger("moqtrio.transport.udp")
 
-Address = Any  # what the socket module takes for this family
+#: What the socket module takes for this family. On a socket bound to every address, the
+#: local one follows as a last element, as the kernel wants it for sending: so addresses are
+#: equal where both ends of the path are.
+Address = Any
 
 _UDP_SEGMENT = 103
 _UDP_GRO = 104
 _GSO_MAX_SEGMENTS = 64
 _GSO_MAX_BYTES = 65000
 _LARGEST_READ = 65536
-_ANCILLARY_SPACE = socket.CMSG_SPACE(4) if hasattr(socket, "CMSG_SPACE") else 0
+_WILDCARDS = ("0.0.0.0", "::")
+_IP_PKTINFO = 8  # Linux's; the socket module lacks it
+_ANCILLARY_SPACE = socket.CMSG_SPACE(4) + socket.CMSG_SPACE(20)
 # As much as a kernel's send buffer; beyond it datagrams are dropped as the network would.
 _MAX_QUEUED_BYTES = 4 << 20
 
@@ -82,6 +91,7 @@ class UdpSocket:
         self._queue: deque[tuple[bytes, Address]] = deque()
         self._queued_bytes = 0
         self._gso = False
+        self._arrivals: _Arrivals | None = None
         #: The kernel said that nothing listens at the peer's address.
         self.refused: bool = False
         sock.setblocking(False)
@@ -92,6 +102,9 @@ class UdpSocket:
             self._gso = True
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+            if peer is None and self.address[0] in _WILDCARDS:
+                self._arrivals = _ARRIVALS[sock.family]
+                sock.setsockopt(self._arrivals.level, self._arrivals.option, 1)
 
     @property
     def address(self) -> Address:
@@ -133,6 +146,8 @@ class UdpSocket:
                 break
             if address is None or self._peer is not None:
                 address = self._peer
+            elif self._arrivals is not None:
+                address = (*address, self._arrivals.local(ancillary))
             if ancillary:
                 size = _segment_size(ancillary)
                 if 0 < size < len(data):
@@ -181,19 +196,24 @@ class UdpSocket:
             self._queued_bytes -= len(data)
 
     def _send_one(self, data: bytes, address: Address) -> None:
-        if self._peer is None:
-            self._socket.sendto(data, address)
-        else:
+        if self._peer is not None:
             self._socket.send(data)
+        elif self._arrivals is not None:
+            self._socket.sendmsg([data], self._arrivals.source(address), 0, address[:-1])
+        else:
+            self._socket.sendto(data, address)
 
     def _send_run(self, run: list[tuple[bytes, Address]]) -> None:
         first, address = run[0]
         segment = (socket.IPPROTO_UDP, _UDP_SEGMENT, struct.pack("H", len(first)))
         buffers = [data for data, _ in run]
-        if self._peer is None:
-            self._socket.sendmsg(buffers, [segment], 0, address)
-        else:
+        if self._peer is not None:
             self._socket.sendmsg(buffers, [segment])
+        elif self._arrivals is not None:
+            source = self._arrivals.source(address)
+            self._socket.sendmsg(buffers, [segment, *source], 0, address[:-1])
+        else:
+            self._socket.sendmsg(buffers, [segment], 0, address)
 
     @staticmethod
     def _run_of_equal_size(datagrams: list[tuple[bytes, Address]], start: int) -> int:
@@ -226,6 +246,49 @@ class UdpSocket:
             self.refused = True
         else:
             logger.debug("a datagram was lost: %s", error)
+
+
+@attrs.frozen
+class _Arrivals:
+    """How the kernel says which local address a datagram came to, and is told which one
+    another shall come from (ip(7), RFC 3542 section 6)."""
+
+    level: int
+    option: int
+    kind: int
+    #: Where the address is among what the kernel says, ...
+    said: slice
+    #: ... and what surrounds it when it is told. The interface is left to the routes.
+    before: bytes
+    after: bytes
+
+    def local(self, ancillary: list[tuple[int, int, bytes]]) -> bytes:
+        """What to give back to answer from the address the datagram came to."""
+        for level, kind, data in ancillary:
+            if level == self.level and kind == self.kind:
+                return self.before + data[self.said] + self.after
+        return b""
+
+    def source(self, address: Address) -> list[tuple[int, int, bytes]]:
+        """The ancillary data to send with."""
+        return [(self.level, self.kind, address[-1])] if address[-1] else []
+
+
+_ARRIVALS = {
+    # struct in_pktinfo: interface, local address, address in the header.
+    socket.AF_INET: _Arrivals(
+        socket.IPPROTO_IP, _IP_PKTINFO, _IP_PKTINFO, slice(4, 8), bytes(4), bytes(4)
+    ),
+    # struct in6_pktinfo: local address, interface. It holds mapped IPv4 addresses too.
+    socket.AF_INET6: _Arrivals(
+        socket.IPPROTO_IPV6,
+        socket.IPV6_RECVPKTINFO,
+        socket.IPV6_PKTINFO,
+        slice(0, 16),
+        b"",
+        bytes(4),
+    ),
+}
 
 
 def _segment_size(ancillary: list[tuple[int, int, bytes]]) -> int:

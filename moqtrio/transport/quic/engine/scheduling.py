@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from typing import Any
 
 from aioquic.quic.configuration import QuicConfiguration
 
+from ...newest_first import NewestFirst
 from ...settings import TransportSettings
 from ..buffers import PieceCount, ReceiveBuffer, SendBuffer
 from ..pacing import SlowStartExit, TickPacer
@@ -64,6 +66,7 @@ class SchedulingEngine(StockConnection):
         # Streams with a RESET_STREAM, STOP_SENDING or MAX_STREAM_DATA to write.
         self._control: dict[EngineStream, None] = {}
         self.unsent: int = 0
+        self._unsent_at: dict[int, int] = {}  # by priority, where there is any
         self.stuck: int = 0  # those of them that wait for credit of their own stream
         self.packets_lost = 0
         self._loss._pacer = TickPacer(max_datagram_size=configuration.max_datagram_size)
@@ -101,15 +104,17 @@ class SchedulingEngine(StockConnection):
     def write(self, stream: EngineStream, data: bytes, end: bool) -> None:
         """Queue bytes, and the end of the stream if ``end``."""
         stream.sender.write(data, end)
-        self.unsent += len(data)
+        if data:
+            self._count_unsent(stream.priority, len(data))
         if stream.entry is None:
             self._enqueue(stream)
 
     def abandon(self, stream: EngineStream, error_code: int) -> None:
         """Send RESET_STREAM, once, unless everything arrived already."""
-        self.unsent -= stream.sender.unsent
+        self._count_unsent(stream.priority, -stream.sender.unsent)
         self._count_stuck(stream, 0)
         self._out_of_data_credit.pop(stream, None)
+        self._dequeue(stream)
         stream.sender.reset(error_code)
         if stream.sender.reset_pending:
             self._control[stream] = None
@@ -122,9 +127,28 @@ class SchedulingEngine(StockConnection):
 
     def prioritise(self, stream: EngineStream, priority: int) -> None:
         """Send this stream's bytes before those of a lower number."""
+        unsent = stream.sender.unsent
+        self._count_unsent(stream.priority, -unsent)
+        self._count_unsent(priority, unsent)
         stream.priority = priority
         if stream.entry is not None:
             self._enqueue(stream)
+
+    def share_places(
+        self, stream: EngineStream, rivals: NewestFirst[EngineStream] | None, rank: int
+    ) -> None:
+        """Let the highest rank among ``rivals`` go first in the place of any of them."""
+        waits = stream.entry is not None
+        if waits and stream.rivals is not None:
+            stream.rivals.discard(stream)
+        stream.rivals, stream.rank = rivals, rank
+        if waits and rivals is not None:
+            rivals.add(stream)
+
+    @property
+    def unsent_at(self) -> Mapping[int, int]:
+        """What is unsent of the streams of each priority, where there is any."""
+        return self._unsent_at
 
     def consume(self, stream: EngineStream, count: int) -> bool:
         """The application took bytes; True if there is credit to announce."""
@@ -175,6 +199,8 @@ class SchedulingEngine(StockConnection):
         return False
 
     def _enqueue(self, stream: EngineStream) -> None:
+        if stream.entry is None and stream.rivals is not None:
+            stream.rivals.add(stream)
         entry = (-stream.priority, stream.order, stream)
         stream.entry = entry
         sendable = self._sendable
@@ -183,6 +209,27 @@ class SchedulingEngine(StockConnection):
             # Streams were moved or given up, and nothing was sent that would meet them.
             sendable[:] = [each for each in sendable if each[2].entry is each]
             heapq.heapify(sendable)
+
+    @staticmethod
+    def _dequeue(stream: EngineStream) -> None:
+        """Give up the stream's place. What is left of it in the heap is skipped."""
+        if stream.entry is not None:
+            stream.entry = None
+            if stream.rivals is not None:
+                stream.rivals.discard(stream)
+
+    def _change_places(self, one: EngineStream, other: EngineStream) -> None:
+        one.order, other.order = other.order, one.order
+        self._enqueue(one)
+        self._enqueue(other)
+
+    def _count_unsent(self, priority: int, change: int) -> None:
+        self.unsent += change
+        left = self._unsent_at.get(priority, 0) + change
+        if left:
+            self._unsent_at[priority] = left
+        else:
+            self._unsent_at.pop(priority, None)
 
     def _count_stuck(self, stream: EngineStream, unsent: int) -> None:
         self.stuck += unsent - stream.stuck

@@ -304,7 +304,8 @@ class SendingEngine(FastReceivingEngine):
             pending.popleft()
 
     def _write_streams(self, builder: Any) -> None:
-        """Fill the packet: higher priorities first, among equals the oldest stream.
+        """Fill the packet: higher priorities first, among equals the oldest stream, or the
+        newest of its rivals in its place.
 
         This is the hot path of many small streams, so frames are written past
         aioquic's ``start_frame``, which counts the packet's room anew for each.
@@ -340,8 +341,14 @@ class SendingEngine(FastReceivingEngine):
             if stream.entry is not entry or not sender.has_frames:
                 heapq.heappop(sendable)
                 if stream.entry is entry:
-                    stream.entry = None
+                    self._dequeue(stream)
                 continue
+            rivals = stream.rivals
+            if rivals is not None:
+                first = rivals.first()
+                if first is not stream and first.priority == stream.priority:
+                    self._change_places(stream, first)
+                    continue
             stream_id = stream.stream_id
             offset = sender.next_offset()
             overhead = _STREAM_FRAME_BASE + size_uint_var(stream_id)
@@ -356,15 +363,18 @@ class SendingEngine(FastReceivingEngine):
             frame = sender.take(room - overhead, limit)
             if frame is None:
                 heapq.heappop(sendable)
-                stream.entry = None
+                self._dequeue(stream)
                 if before < stream.max_stream_data_remote:
                     self._out_of_data_credit[stream] = None
                 else:
                     self._count_stuck(stream, sender.unsent)
                 continue
             newly = sender.highest_offset - before
-            self._remote_max_data_used += newly
-            self.unsent -= newly
+            if newly:
+                self._remote_max_data_used += newly
+                self._count_unsent(stream.priority, -newly)
+                if rivals is not None:
+                    rivals.count(stream, newly)
             data = frame[1]
             kind = _STREAM_TYPE | frame[2]
             length = (len(data) | 0x4000).to_bytes(2, "big")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from ...newest_first import NewestFirst
 from ..buffers import ReceiveBuffer, SendBuffer
 
 
@@ -45,7 +46,9 @@ class EngineStream:
         "max_stream_data_remote",
         "order",
         "priority",
+        "rank",
         "receiver",
+        "rivals",
         "sender",
         "settled",
         "stream_id",
@@ -65,6 +68,8 @@ class EngineStream:
         self.stream_id: int = stream_id
         self.order: int = order
         self.priority: int = 0
+        self.rivals: NewestFirst[EngineStream] | None = None  # with whom it shares places
+        self.rank: int = 0  # among them
         self.sender: SendBuffer = sender
         self.receiver: ReceiveBuffer = receiver
         self.max_stream_data_local: int = local_window
