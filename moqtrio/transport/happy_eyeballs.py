@@ -50,9 +50,7 @@ def interleaved(addresses: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
     return turns
 
 
-async def race(
-    attempts: Sequence[Callable[[], Awaitable[T]]], discard: Callable[[T], object]
-) -> T:
+async def race(attempts: Sequence[Callable[[], Awaitable[T]]], discard: Callable[[T], object]) -> T:
     """The result of the first attempt that succeeds.
 
     An attempt begins when the one before it has failed, or after :data:`ATTEMPT_DELAY`.
