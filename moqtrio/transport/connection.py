@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import trio
 
 from ..errors import SessionClosed
+from .newest_first import NewestFirst
 
 Buffer = bytes | bytearray | memoryview
 
@@ -85,7 +87,14 @@ class SendStream(trio.abc.SendStream):
         """Send this stream's bytes before those of a lower number. The default is 0; see
         also :data:`URGENT`.
 
-        Among equals the stream opened first goes first.
+        Among equals the stream opened first goes first. Writing waits for unsent bytes of
+        this priority and of higher ones, not for those of lower ones.
+        """
+
+    def share_places(self, rivals: NewestFirst[Any] | None, rank: int) -> None:
+        """Let the highest ``rank`` among ``rivals`` go first, in the place of any of them
+        among the streams of their priority; None is each in its own place. A no-op on
+        bindings that cannot choose what goes first.
         """
 
     @property
@@ -159,6 +168,12 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def alpn(self) -> str:
         """The application protocol both sides agreed on."""
+
+    @property
+    def request_path(self) -> str | None:
+        """Path and query of the URL the client asked for, where the binding itself carries
+        them; None where it does not."""
+        return None
 
     @property
     @abc.abstractmethod

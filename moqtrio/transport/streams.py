@@ -18,6 +18,7 @@ from ..errors import StreamCode, StreamReset
 from .connection import URGENT, Buffer, ReceiveStream, SendStream
 
 if TYPE_CHECKING:
+    from .accepting import AcceptingConnection
     from .base import ConnectionBase
 
 _SEND_ALL_CHUNK = 64 * 1024
@@ -65,6 +66,7 @@ class SendHalf(SendStream, _Sleeper):
         "_begun",
         "_connection",
         "_finished",
+        "_parent",
         "_priority",
         "_settled",
         "_settled_lot",
@@ -77,6 +79,8 @@ class SendHalf(SendStream, _Sleeper):
         self._task = None
         self._busy = False
         self._connection = connection
+        # Whose end is the stream's: the connection, or a session that shares it.
+        self._parent: AcceptingConnection = connection
         self._stream_id = stream_id
         self._accepting = True
         self._begun = False
@@ -217,14 +221,14 @@ class SendHalf(SendStream, _Sleeper):
             return trio.ClosedResourceError("this side finished, reset or closed the stream")
         if self._stop_code is not None:
             return StreamReset(self._stop_code)
-        return self._connection._closed_error()
+        return self._parent._closed_error()
 
     def _is_full(self) -> bool:
         """Whether a write must wait; if so, this stream is told when it need not."""
         connection = self._connection
         unsent = self._unsent()
         if unsent < connection._settings.stream_send_high and (
-            not connection._is_congested(connection._unsent()) or self._goes_first(unsent)
+            not connection._is_congested(self._priority) or self._goes_first(unsent)
         ):
             return False
         if not self._starved:
@@ -264,6 +268,7 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         "_connection",
         "_ended",
         "_head",
+        "_parent",
         "_reset_code",
         "_stream_id",
     )
@@ -272,6 +277,7 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         self._task = None
         self._busy = False
         self._connection = connection
+        self._parent: AcceptingConnection = connection
         self._stream_id = stream_id
         self._chunks: deque[bytes] = deque()
         self._head = 0  # bytes of the first chunk that were taken
@@ -332,9 +338,7 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         """What arrived before the end can still be read; after our own close nobody
         wants it."""
         if discard:
-            self._chunks.clear()
-            self._head = 0
-            self._buffered = 0
+            self._discard()
             self._ended = False
         self._wake()
 
@@ -390,6 +394,18 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
             self._busy = False
         return self.receive_nowait(max_bytes)
 
+    async def _receive_idly(self) -> bytes:
+        """Like ``receive_some``, for a reader that always waits: that says nothing about
+        what the peer should be given credit for."""
+        self._claim("receiving on this stream")
+        try:
+            await trio.lowlevel.checkpoint()
+            while not self._has_news():
+                await self._sleep()
+        finally:
+            self._busy = False
+        return self.receive_nowait()
+
     def stop(self, code: int) -> None:
         if self._closed:
             return
@@ -425,7 +441,7 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
             or self._ended
             or self._closed
             or self._reset_code is not None
-            or self._connection.closed is not None
+            or self._parent.closed is not None
         )
 
     def _receive_nothing(self) -> bytes:
@@ -435,8 +451,8 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
             raise StreamReset(self._reset_code)
         if self._ended:
             return b""
-        if self._connection.closed is not None:
-            raise self._connection._closed_error()
+        if self._parent.closed is not None:
+            raise self._parent._closed_error()
         raise trio.WouldBlock
 
     def _cut(self, count: int) -> bytes:

@@ -83,6 +83,10 @@ class EngineStream:
         self.application_sends: Any = None
         self.application_receives: Any = None
 
+    def __lt__(self, other: EngineStream) -> bool:
+        # Streams that have changed places tie with what is left of one another in the heap.
+        return self.stream_id < other.stream_id
+
     @property
     def is_finished(self) -> bool:
         """Whether both directions are over on the wire."""
