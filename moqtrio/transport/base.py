@@ -75,6 +75,9 @@ class ConnectionBase(AcceptingConnection):
         window, and could for ever, a binding over which streams may overtake one another
         gives the peer more."""
 
+    def _flush_now(self) -> None:
+        """Send what waits, as far as that can be done at once: a close comes next."""
+
     # What a binding calls
 
     def _credit_grew(self) -> None:

@@ -68,6 +68,8 @@ class QuicConnection(ConnectionBase):
         self._timer_entries: list[float] = []
         self._stream_credit_changed = False
         self._stopped_streams = False
+        # Streams over on the wire, with bytes nobody took yet.
+        self._unread: dict[EngineStream, ReceiveHalf] = {}
         self._bytes_sent = 0
         self._bytes_received = 0
         self._datagrams_sent = 0
@@ -110,11 +112,12 @@ class QuicConnection(ConnectionBase):
         ]
 
     def _live_receive_halves(self) -> Iterable[ReceiveHalf]:
-        return [
+        live = [
             stream.application_receives
             for stream in self._engine.live_streams
             if stream.application_receives is not None
         ]
+        return [*live, *self._unread.values()]
 
     def _lend_credit(self) -> None:
         if self._end is None:
@@ -133,6 +136,8 @@ class QuicConnection(ConnectionBase):
         """Give the peer a stream back once ours is over in every respect."""
         before = stream.settled
         stream.settled = settled = before | what
+        if what == CONSUMED:
+            self._unread.pop(stream, None)
         if (
             settled == ALL_SETTLED
             and before != ALL_SETTLED
@@ -165,12 +170,18 @@ class QuicConnection(ConnectionBase):
 
     def stream_discarded(self, stream: EngineStream) -> None:
         self._settle_peer_stream(stream, DISCARDED)
+        if not stream.settled & CONSUMED and stream.application_receives is not None:
+            self._unread[stream] = stream.application_receives
         # Nothing will be reported any more. Without the cycle the halves are freed as soon
         # as the application lets go of them: collecting it cost a tenth of the time.
         stream.application_sends = stream.application_receives = None
 
     def stream_credit_grew(self) -> None:
         self._stream_credit_changed = True
+
+    def _flush_now(self) -> None:
+        """Send what waits, as far as congestion control allows: a close comes next."""
+        self._endpoint.flush(self)
 
     # What the endpoint calls
 

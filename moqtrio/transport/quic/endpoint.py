@@ -116,6 +116,11 @@ class Endpoint:
         if not self._serving:
             self._wake_pump()
 
+    def flush(self, connection: QuicConnection) -> None:
+        """Send what a connection has to say now, rather than soon."""
+        if not self.socket.blocked:
+            self._guarded(connection, self._flush, connection, trio.current_time())
+
     async def run(self) -> None:
         """Serve until cancelled or stopped."""
         with self._scope:
