@@ -45,7 +45,7 @@ class Announcements(trio.abc.ReceiveChannel[Announcement]):
             return self._ready.popleft()
         while not self._ready:
             try:
-                message = await self._control.read(Announce)
+                message = await self._control.read_announce()
             except StreamReset as error:
                 raise RequestError(
                     f"the peer ended its announcements: {describe_stream_code(error.code)}",

@@ -7,23 +7,25 @@ from typing import TypeVar
 
 from ..errors import DecodeError, StreamCode
 from ..transport.connection import URGENT, BidiStream, ReceiveStream, SendStream
-from ..wire.lite import Message, MessageDecoder, SubscribeResponse
+from ..wire import Version
+from ..wire.lite import Announce, Message, MessageDecoder, SubscribeResponse
 
 MessageT = TypeVar("MessageT", bound=Message)
 T = TypeVar("T")
 
 
 class ControlStream:
-    """Messages over a :class:`BidiStream`.
+    """Messages over a :class:`BidiStream`, as ``version`` has them.
 
     Reading raises :exc:`~moqtrio.errors.DecodeError` for bytes that are not the message
     expected, and otherwise what the stream raises. Cancelling a read loses nothing.
     """
 
-    def __init__(self, stream: BidiStream) -> None:
+    def __init__(self, stream: BidiStream, version: Version) -> None:
         self.send: SendStream = stream.send
         self.receive: ReceiveStream = stream.receive
-        self._decoder = MessageDecoder()
+        self.version: Version = version
+        self._decoder = MessageDecoder(version)
         stream.send.set_priority(URGENT)
 
     async def read_varint(self) -> int | None:
@@ -37,6 +39,14 @@ class ControlStream:
     async def read_response(self) -> SubscribeResponse | None:
         """The next answer of a publisher, or None where the stream ends before it."""
         return await self._read(self._decoder.next_response)
+
+    async def read_announce(self) -> Announce | None:
+        """The next announcement, or None where the stream ends before it."""
+        return await self._read(self._decoder.next_announce)
+
+    async def send_all(self, message: Message) -> None:
+        """Send a message. Raises what the stream raises."""
+        await self.send.send_all(message.encode(self.version))
 
     async def require(self, message: type[MessageT]) -> MessageT:
         """The next message. Raises DecodeError where the stream ends before it."""

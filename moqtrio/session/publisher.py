@@ -10,11 +10,11 @@ from typing import Any
 import trio
 
 from ..errors import DecodeError, ReplayError, RequestError, StreamCode
-from ..model import Origin, Track, strip_prefix
+from ..model import Announcement, Origin, Track, strip_prefix
 from ..replay import Resolver, resolve_group
 from ..scope import open_scope
 from ..transport.connection import BidiStream, Connection
-from ..wire import lite
+from ..wire import Version, lite
 from .control import ControlStream
 from .fetching import send_group
 from .latency import LONGEST_LATENCY, to_wire
@@ -32,14 +32,20 @@ class Publisher:
 
     Args:
         connection: the peer.
+        version: what it speaks.
         origin: what it may have; None for nothing.
         limits: what each subscription may hold.
     """
 
     def __init__(
-        self, connection: Connection, origin: Origin | None, limits: ServingLimits | None = None
+        self,
+        connection: Connection,
+        version: Version,
+        origin: Origin | None,
+        limits: ServingLimits | None = None,
     ) -> None:
         self._connection = connection
+        self._version = version
         self._origin = origin
         self._limits = ServingLimits() if limits is None else limits
         self._subscribe_ids: set[int] = set()
@@ -50,7 +56,7 @@ class Publisher:
         Raises nothing but Cancelled: whatever goes wrong ends the stream, with a code
         that says what, and a line in the log.
         """
-        control = ControlStream(stream)
+        control = ControlStream(stream, self._version)
         try:
             await self._answer(control)
         except DecodeError as error:
@@ -71,11 +77,12 @@ class Publisher:
     async def _answer(self, control: ControlStream) -> None:
         try:
             kind = await patiently(self._connection, control.read_varint)
-            if kind not in _REQUESTS:
+            message = lite.request_type(kind, self._version)
+            handler = None if message is None else _HANDLERS.get(message)
+            if message is None or handler is None:
                 raise RequestError(
                     f"no request is known by stream type {kind}", code=StreamCode.CANCEL
                 )
-            message, handler = _REQUESTS[kind]
             request = await patiently(self._connection, partial(control.require, message))
         except trio.TooSlowError:
             raise RequestError(
@@ -149,7 +156,7 @@ class Publisher:
             max_latency=_max_latency(track),
             timescale=info.timescale,
         )
-        await control.send.send_all(answer.encode())
+        await control.send_all(answer)
         control.finish()
 
     async def _goaway(self, control: ControlStream, request: lite.Goaway) -> None:
@@ -178,11 +185,12 @@ class Publisher:
                     initial.append(announcements.receive_nowait())
                 except trio.WouldBlock:
                     break
-            ok = lite.AnnounceOk(hop_id=origin.hop_id, active_count=len(initial))
-            messages = [_announce(found.path, True, request.prefix) for found in initial]
-            await control.send.send_all(ok.encode() + b"".join(messages))
+            encoder = lite.AnnounceEncoder(self._version, origin.hop_id)
+            messages = [encoder.encode_ok(len(initial))]
+            messages += [encoder.encode(_announce(found, request.prefix)) for found in initial]
+            await control.send.send_all(b"".join(messages))
             async for found in announcements:
-                await control.send.send_all(_announce(found.path, found.active, request.prefix))
+                await control.send.send_all(encoder.encode(_announce(found, request.prefix)))
 
 
 def _max_latency(track: Track) -> float:
@@ -193,11 +201,11 @@ def _max_latency(track: Track) -> float:
     return track.log.limits.cache_age if track.source is None else LONGEST_LATENCY
 
 
-def _announce(path: str, active: bool, prefix: str) -> bytes:
-    suffix = strip_prefix(path, prefix)
+def _announce(found: Announcement, prefix: str) -> lite.Announce:
+    suffix = strip_prefix(found.path, prefix)
     assert suffix is not None
-    status = lite.AnnounceStatus.ACTIVE if active else lite.AnnounceStatus.ENDED
-    return lite.Announce(status, suffix).encode()
+    status = lite.AnnounceStatus.ACTIVE if found.active else lite.AnnounceStatus.ENDED
+    return lite.Announce(status, suffix)
 
 
 async def _cancel_when_over(control: ControlStream, scope: trio.CancelScope) -> None:
@@ -218,10 +226,10 @@ async def _cancel_when_unwanted(control: ControlStream, scope: trio.CancelScope)
 
 Handler = Callable[[Publisher, ControlStream, Any], Awaitable[None]]
 
-_REQUESTS: dict[int | None, tuple[type[lite.Message], Handler]] = {
-    lite.BidiStreamType.ANNOUNCE: (lite.AnnounceRequest, Publisher._announce),
-    lite.BidiStreamType.SUBSCRIBE: (lite.Subscribe, Publisher._subscribe),
-    lite.BidiStreamType.FETCH: (lite.Fetch, Publisher._fetch),
-    lite.BidiStreamType.TRACK: (lite.Track, Publisher._track),
-    lite.BidiStreamType.GOAWAY: (lite.Goaway, Publisher._goaway),
+_HANDLERS: dict[type[lite.Message], Handler] = {
+    lite.AnnounceRequest: Publisher._announce,
+    lite.Subscribe: Publisher._subscribe,
+    lite.Fetch: Publisher._fetch,
+    lite.Track: Publisher._track,
+    lite.Goaway: Publisher._goaway,
 }

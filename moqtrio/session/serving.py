@@ -223,7 +223,7 @@ class SubscriptionServer:
             reader,
             self._resolver.expiry,
             self._outgoing.open_stream,
-            header=encode_group_header(self._id, reader.sequence),
+            header=encode_group_header(self._id, reader.sequence, self._control.version),
             timescale=self._track.info.timescale,
         )
 
@@ -360,7 +360,7 @@ class SubscriptionServer:
         would otherwise wait for what was dropped, while what it does not read yet fills the
         connection's window and keeps the news from it.
         """
-        self._backlog += response.encode()
+        self._backlog += response.encode(self._control.version)
         self._flush()
 
     def _flush(self) -> bool:

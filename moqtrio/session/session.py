@@ -81,7 +81,7 @@ class Session:
         self._settings = SessionSettings() if settings is None else settings
         self._origin = publish
         self._path = path
-        self._publisher = Publisher(connection, publish, self._settings.serving)
+        self._publisher = Publisher(connection, version, publish, self._settings.serving)
         self._subscriptions: dict[int, Subscription] = {}
         self._next_subscribe_id = count()
         self._peer_setup: lite.Setup | None = None
@@ -169,7 +169,7 @@ class Session:
             start=start,
             end=end,
         )
-        payload = request.encode()
+        payload = request.encode(self._version)
         info = await self.track_info(broadcast, track)
         control = await self._open(lite.BidiStreamType.SUBSCRIBE)
         subscription = Subscription(
@@ -202,7 +202,7 @@ class Session:
         Raises RequestError where there is no such group, track or broadcast. Cancelling it
         gives the request up.
         """
-        request = lite.Fetch(broadcast, track, priority, sequence).encode()
+        request = lite.Fetch(broadcast, track, priority, sequence).encode(self._version)
         info = await self.track_info(broadcast, track)
         control = await self._open(lite.BidiStreamType.FETCH)
         group = StreamGroupConsumer(
@@ -252,7 +252,7 @@ class Session:
         control = await self._open(lite.BidiStreamType.TRACK)
         try:
             # No FIN: to moq-rs the end of a request is its cancellation.
-            await control.send.send_all(lite.Track(broadcast, track).encode())
+            await control.send_all(lite.Track(broadcast, track))
             info = await control.require(lite.TrackInfo)
         except StreamReset as error:
             raise _refused(f"{broadcast}/{track}", error) from None
@@ -274,7 +274,7 @@ class Session:
         try:
             # Peers that relay leave out what came from us.
             exclude = None if self._origin is None else self._origin.hop_id
-            await control.send.send_all(lite.AnnounceRequest(prefix, exclude).encode())
+            await control.send_all(lite.AnnounceRequest(prefix, exclude))
             try:
                 hello = await control.require(lite.AnnounceOk)
             except StreamReset as error:
@@ -284,7 +284,7 @@ class Session:
             control.finish()
 
     async def _open(self, kind: lite.BidiStreamType) -> ControlStream:
-        control = ControlStream(await self._connection.open_bidi())
+        control = ControlStream(await self._connection.open_bidi(), self._version)
         control.send.send_nowait(bytes([kind]))
         return control
 
@@ -315,7 +315,7 @@ class Session:
         stream = await self._connection.open_uni()
         origin = None if self._origin is None else self._origin.hop_id
         setup = lite.Setup(path=self._path, origin=origin)
-        await stream.send_all(bytes([lite.UniStreamType.SETUP]) + setup.encode())
+        await stream.send_all(bytes([lite.UniStreamType.SETUP]) + setup.encode(self._version))
         stream.finish()
 
     async def _accept_requests(self, nursery: trio.Nursery) -> None:
@@ -336,7 +336,7 @@ class Session:
     def _route(self, stream: ReceiveStream, nursery: trio.Nursery) -> None:
         """Look at the start of a stream; where that is not all there, do so later."""
         try:
-            header = lite.decode_group_header(stream.peek_nowait())
+            header = lite.decode_group_header(stream.peek_nowait(), self._version)
         except trio.WouldBlock:
             header = None
         except StreamReset:
@@ -344,14 +344,16 @@ class Session:
         if header is None:
             nursery.start_soon(self._route_slowly, stream)
         else:
-            subscribe_id, sequence, consumed = header
+            subscribe_id, sequence, _, consumed = header
             self._group(subscribe_id, sequence, stream, skip=consumed)
 
     async def _route_slowly(self, stream: ReceiveStream) -> None:
         """A stream whose first bytes come one by one, or that is no group at all."""
         data = bytearray()
         try:
-            header = await patiently(self._connection, partial(_read_header, stream, data))
+            header = await patiently(
+                self._connection, partial(_read_header, stream, data, self._version)
+            )
             if header.stream_type == lite.UniStreamType.SETUP:
                 await self._receive_setup(data[header.consumed :], stream)
                 return
@@ -372,7 +374,7 @@ class Session:
         self._group(group.subscribe_id, group.sequence, stream, preload=rest)
 
     async def _receive_setup(self, data: bytearray, stream: ReceiveStream) -> None:
-        decoder = lite.MessageDecoder()
+        decoder = lite.MessageDecoder(self._version)
         decoder.feed(data)
         setup = await patiently(self._connection, partial(_read_setup, stream, decoder))
         if self._peer_setup is not None:
@@ -412,9 +414,9 @@ class Session:
         subscription.group_arrived(group)
 
 
-async def _read_header(stream: ReceiveStream, data: bytearray) -> lite.UniHeader:
+async def _read_header(stream: ReceiveStream, data: bytearray, version: Version) -> lite.UniHeader:
     """The start of a stream, whose bytes go to ``data`` as they come."""
-    while (header := lite.decode_uni_header(data)) is None:
+    while (header := lite.decode_uni_header(data, version)) is None:
         more = await stream.receive_some(_HEADER_BYTES)
         if not more:
             raise DecodeError("the stream ended within its header")

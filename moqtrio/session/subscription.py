@@ -215,7 +215,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             max_latency=request.max_latency,
             start=request.start,
             end=request.end,
-        ).encode()
+        ).encode(self._control.version)
         self._request = request
         if start is not None and self._cursor is not None:
             self._skip_to(start)
@@ -412,7 +412,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
                     self._started(response.start)
                 elif isinstance(response, SubscribeEnd):
                     self._ended(response.end)
-                else:
+                elif isinstance(response, SubscribeDrop):
                     self._drop(response)
                 self._wakeup.set()
             self._finished = True

@@ -18,10 +18,23 @@ from .varint import (
     try_decode_varint,
     varint_size,
 )
-from .versions import LITE_05, OFFERED, VERSIONS, Family, Version, version_for_alpn
+from .versions import (
+    LITE_03,
+    LITE_04,
+    LITE_05,
+    LITE_06,
+    OFFERED,
+    VERSIONS,
+    Family,
+    Version,
+    version_for_alpn,
+)
 
 __all__ = [
+    "LITE_03",
+    "LITE_04",
     "LITE_05",
+    "LITE_06",
     "MAX_VARINT",
     "MAX_VARINT_SIZE",
     "OFFERED",

@@ -40,12 +40,15 @@ class Version:
         return self.name
 
 
+LITE_06 = Version("moq-lite-06", alpn="moq-lite-06", family=Family.LITE, draft=6)
 LITE_05 = Version("moq-lite-05", alpn="moq-lite-05", family=Family.LITE, draft=5)
+LITE_04 = Version("moq-lite-04", alpn="moq-lite-04", family=Family.LITE, draft=4)
+LITE_03 = Version("moq-lite-03", alpn="moq-lite-03", family=Family.LITE, draft=3)
 
-VERSIONS: tuple[Version, ...] = (LITE_05,)
+VERSIONS: tuple[Version, ...] = (LITE_06, LITE_05, LITE_04, LITE_03)
 """All versions there is a codec for, newest first."""
 
-OFFERED: tuple[Version, ...] = VERSIONS
+OFFERED: tuple[Version, ...] = (LITE_05,)
 """What an endpoint offers and accepts unless told otherwise, newest (preferred) first."""
 
 _BY_ALPN = {version.alpn: version for version in VERSIONS}

@@ -53,7 +53,7 @@ def subscribe(subscribe_id: int = 0, broadcast: str = BROADCAST, track: str = TR
         start=0,
         end=None,
     )
-    return bytes([BidiStreamType.SUBSCRIBE]) + request.encode()
+    return bytes([BidiStreamType.SUBSCRIBE]) + request.encode(LITE_05)
 
 
 @attrs.define(eq=False)
@@ -136,7 +136,7 @@ REQUESTS = {
     "subscribe: no track": (subscribe(track="none"), StreamCode.NOT_FOUND),
     "fetch: junk": (b"\x03\x04\xff\xff\xff\xff", StreamCode.MALFORMED),
     "fetch: no group": (
-        b"\x03" + Fetch(BROADCAST, TRACK, 1, 2**61).encode(),
+        b"\x03" + Fetch(BROADCAST, TRACK, 1, 2**61).encode(LITE_05),
         StreamCode.NOT_FOUND,
     ),
     "track: junk": (b"\x06\x03\x3f\x3f\x3f", StreamCode.MALFORMED),
@@ -171,7 +171,7 @@ async def test_a_bad_request(case: str, in_crumbs: bool, caplog: pytest.LogCaptu
 async def check_session_lives(connection: Connection) -> None:
     """The same connection may ask for something else."""
     stream = await connection.open_bidi()
-    await stream.send.send_all(b"\x01" + AnnounceRequest("", None).encode())
+    await stream.send.send_all(b"\x01" + AnnounceRequest("", None).encode(LITE_05))
     assert await stream.receive.receive_some()
     stream.send.finish()
 
@@ -211,7 +211,7 @@ async def test_a_subscribe_id_in_use() -> None:
 
 UNI_STREAMS = {
     "unknown type": (b"\x2a\x01\x02\x03", StreamCode.CANCEL),
-    "nobody's group": (encode_group_header(5, 0), StreamCode.CANCEL),
+    "nobody's group": (encode_group_header(5, 0, LITE_05), StreamCode.CANCEL),
     "setup: junk": (bytes([UniStreamType.SETUP]) + b"\x03\xff\xff\xff", StreamCode.MALFORMED),
     "setup: a huge message": (bytes([UniStreamType.SETUP]) + HUGE, StreamCode.MALFORMED),
     "group: a header that is too short": (b"\x00\x01\x05", StreamCode.MALFORMED),
@@ -233,7 +233,7 @@ async def test_a_second_setup_ends_the_session_and_no_other() -> None:
     async with scene() as stage, stage.attack() as connection:
         for _ in range(2):
             stream = await connection.open_uni()
-            stream.send_nowait(bytes([UniStreamType.SETUP]) + Setup().encode(), finish=True)
+            stream.send_nowait(bytes([UniStreamType.SETUP]) + Setup().encode(LITE_05), finish=True)
         with trio.fail_after(5):
             end = await connection.wait_closed()
         assert isinstance(end, SessionClosed)

@@ -141,7 +141,7 @@ class RawPublisher:
     async def respond(self, *responses: lite.SubscribeResponse | bytes) -> None:
         """Send responses, or bytes that look like them, and let them arrive."""
         for response in responses:
-            data = response if isinstance(response, bytes) else response.encode()
+            data = response if isinstance(response, bytes) else response.encode(LITE_05)
             await self.control.send.send_all(data)
         await wait_all_tasks_blocked()
 
@@ -149,7 +149,7 @@ class RawPublisher:
         """Open a group's stream."""
         stream = await self.connection.open_uni()
         frames, _ = lite.encode_frames([Frame(payload, 0) for payload in payloads])
-        header = lite.encode_group_header(self.request.subscribe_id, sequence)
+        header = lite.encode_group_header(self.request.subscribe_id, sequence, LITE_05)
         await stream.send_all(header + frames)
         if finish:
             stream.finish()
@@ -180,7 +180,7 @@ async def raw_publisher(
     async def accept() -> None:
         await answer_track(connection)
         stream = await connection.accept_bidi()
-        control = ControlStream(stream)
+        control = ControlStream(stream, LITE_05)
         assert await control.read_varint() == lite.BidiStreamType.SUBSCRIBE
         accepted.append((stream, await control.require(lite.Subscribe)))
 
@@ -198,10 +198,10 @@ async def raw_publisher(
 async def answer_track(connection: Connection) -> None:
     """Answer one TRACK request by hand."""
     stream = await connection.accept_bidi()
-    control = ControlStream(stream)
+    control = ControlStream(stream, LITE_05)
     assert await control.read_varint() == lite.BidiStreamType.TRACK
     await control.require(lite.Track)
-    await control.send.send_all(lite.TrackInfo(127, True, 0.0, 1_000_000).encode())
+    await control.send.send_all(lite.TrackInfo(127, True, 0.0, 1_000_000).encode(LITE_05))
     control.finish()
 
 

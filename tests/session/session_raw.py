@@ -33,7 +33,7 @@ class RawSubscriber:
     ) -> BidiStream:
         """Open a request stream with these bytes, and let them arrive."""
         stream = await self.connection.open_bidi()
-        body = message if isinstance(message, bytes) else message.encode()
+        body = message if isinstance(message, bytes) else message.encode(LITE_05)
         await stream.send.send_all(encode_varint(kind) + body)
         if finish:
             stream.send.finish()
@@ -67,7 +67,7 @@ def ended(stream: BidiStream) -> bool:
 
 
 def responses(data: bytes) -> list[lite.SubscribeResponse]:
-    decoder = lite.MessageDecoder()
+    decoder = lite.MessageDecoder(LITE_05)
     decoder.feed(data)
     found = []
     while (response := decoder.next_response()) is not None:

@@ -29,7 +29,7 @@ from moqtrio.errors import (
 )
 from moqtrio.session import Gap, SessionSettings
 from moqtrio.transport.settings import TransportSettings
-from moqtrio.wire import encode_varint
+from moqtrio.wire import LITE_05, encode_varint
 from moqtrio.wire.lite import (
     Setup,
     SubscribeDrop,
@@ -53,16 +53,22 @@ async def check_refused(raw: RawPublisher, caplog: pytest.LogCaptureFixture) -> 
 
 
 WRONG: dict[str, tuple[list[bytes], type[Exception]]] = {
-    "drop before ok": ([SubscribeDrop(0, 1, 0).encode()], ProtocolError),
-    "ok twice": ([SubscribeStart(5).encode(), SubscribeStart(5).encode()], ProtocolError),
-    "end twice": ([SubscribeEnd(5).encode(), SubscribeEnd(6).encode()], trio.EndOfChannel),
-    "ok below the request": ([SubscribeStart(4).encode()], ProtocolError),
+    "drop before ok": ([SubscribeDrop(0, 1, 0).encode(LITE_05)], ProtocolError),
+    "ok twice": (
+        [SubscribeStart(5).encode(LITE_05), SubscribeStart(5).encode(LITE_05)],
+        ProtocolError,
+    ),
+    "end twice": (
+        [SubscribeEnd(5).encode(LITE_05), SubscribeEnd(6).encode(LITE_05)],
+        trio.EndOfChannel,
+    ),
+    "ok below the request": ([SubscribeStart(4).encode(LITE_05)], ProtocolError),
     "an unknown type": ([b"\x03\x01\x05"], DecodeError),
     "a length that is too short": ([b"\x02\x02\x05\x05\x00"], DecodeError),
     "a length that is too long": ([b"\x00\x02\x05\x05"], DecodeError),
     "a length without bound": ([b"\x00" + encode_varint(2**61)], DecodeError),
     "a drop that ends before it begins": (
-        [SubscribeStart(5).encode(), b"\x02\x03\x07\x06\x00"],
+        [SubscribeStart(5).encode(LITE_05), b"\x02\x03\x07\x06\x00"],
         DecodeError,
     ),
 }
@@ -87,7 +93,7 @@ async def test_a_wrong_response_ends_the_subscription_and_nothing_else(
 async def test_a_response_that_is_cut_short(
     response: SubscribeStart | SubscribeEnd | SubscribeDrop, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = response.encode()
+    whole = response.encode(LITE_05)
     for cut in range(1, len(whole)):
         caplog.clear()
         async with raw_publisher(start=5) as raw:
@@ -106,7 +112,7 @@ async def test_a_response_that_is_cut_short(
 async def test_responses_byte_by_byte() -> None:
     async with raw_publisher(start=0) as raw:
         for response in (SubscribeStart(0), SubscribeDrop(0, 300, 5), SubscribeEnd(301)):
-            for byte in response.encode():
+            for byte in response.encode(LITE_05):
                 await raw.respond(bytes([byte]))
         await raw.group(300, b"x")
         assert await see_all(raw.subscription) == [Gap(0, 300, 5), (300, [b"x"])]
@@ -256,7 +262,7 @@ async def test_drops_nobody_reads_are_bounded(
     async with raw_publisher(start=0, order=order) as raw:
         await raw.respond(SubscribeStart(0))
         drops = [SubscribeDrop(n, n + 1, n) for n in range(2, 400, 2)]
-        await raw.respond(b"".join(drop.encode() for drop in drops))
+        await raw.respond(b"".join(drop.encode(LITE_05) for drop in drops))
         assert len(raw.subscription._dropped) + len(raw.subscription._queue) <= 100
         assert stop_code(raw.control.send) == StreamCode.MALFORMED
         assert "more than 100 drops" in caplog.text
@@ -441,7 +447,7 @@ async def test_a_header_that_is_cut_short_at_every_byte(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     group = b"\x00\x09\x00" + encode_varint(2**40)
-    setup = bytes([UniStreamType.SETUP]) + Setup(path="/p", origin=2**40).encode()
+    setup = bytes([UniStreamType.SETUP]) + Setup(path="/p", origin=2**40).encode(LITE_05)
     async with raw_publisher(start=0) as raw:
         for whole in (group, setup):
             for cut in range(len(whole)):
@@ -523,7 +529,7 @@ async def test_a_group_that_is_cut_short_is_no_group() -> None:
 
 async def test_a_second_setup_closes_the_session() -> None:
     async with raw_publisher(start=0) as raw:
-        setup = bytes([UniStreamType.SETUP]) + Setup(path="/where").encode()
+        setup = bytes([UniStreamType.SETUP]) + Setup(path="/where").encode(LITE_05)
         await raw.uni(setup)
         assert raw.session.peer_path == "/where"
         await raw.uni(setup)

@@ -78,7 +78,7 @@ async def test_an_unknown_request_is_reset(kind: int, caplog: pytest.LogCaptureF
 async def test_a_request_that_is_cut_short_at_every_byte(
     kind: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = REQUESTS[kind].encode()
+    whole = REQUESTS[kind].encode(LITE_05)
     async with raw_subscriber() as raw:
         for cut in range(len(whole)):
             caplog.clear()
@@ -95,7 +95,7 @@ async def test_a_request_that_is_cut_short_at_every_byte(
 
 @pytest.mark.parametrize("kind", REQUESTS)
 async def test_a_request_whose_length_lies(kind: int, caplog: pytest.LogCaptureFixture) -> None:
-    body = REQUESTS[kind].encode_body()
+    body = REQUESTS[kind].encode_body(LITE_05)
     wrong = [
         encode_varint(len(body) + 1) + body + b"\x00",
         encode_varint(len(body) - 1) + body[:-1],
@@ -121,7 +121,7 @@ async def test_a_request_byte_by_byte(kind: int) -> None:
         group.write_frame(b"x")
         group.finish()
         stream = await raw.connection.open_bidi()
-        for byte in encode_varint(kind) + REQUESTS[kind].encode():
+        for byte in encode_varint(kind) + REQUESTS[kind].encode(LITE_05):
             assert received(stream) == b""
             await stream.send.send_all(bytes([byte]))
             await wait_all_tasks_blocked()
@@ -265,7 +265,7 @@ async def test_an_end_inside_history_sends_no_fin_and_no_end() -> None:
             raw.connection.accept_uni_nowait()
         with pytest.raises(trio.WouldBlock):
             raw.connection.accept_uni_nowait()
-        await stream.send.send_all(SubscribeUpdate(end=4).encode())
+        await stream.send.send_all(SubscribeUpdate(end=4).encode(LITE_05))
         await wait_all_tasks_blocked()
         for _ in range(2):
             raw.connection.accept_uni_nowait()
@@ -375,7 +375,7 @@ async def test_a_thousand_wishes_a_second_leave_one_wait() -> None:
     async with raw_subscriber(origin) as raw:
         stream = await raw.request(SUBSCRIBE, Subscribe(5, "b", "t", start=0))
         for start in range(1000):
-            await stream.send.send_all(SubscribeUpdate(start=start % 9, end=None).encode())
+            await stream.send.send_all(SubscribeUpdate(start=start % 9, end=None).encode(LITE_05))
             if start % 100 == 0:
                 await wait_all_tasks_blocked()
         await wait_all_tasks_blocked()
@@ -472,7 +472,7 @@ async def test_goaway_is_logged_and_answered_with_a_fin(caplog: pytest.LogCaptur
                 st.binary(max_size=40),
                 st.builds(
                     lambda kind, cut, junk: (
-                        encode_varint(kind) + REQUESTS[kind].encode()[:cut] + junk
+                        encode_varint(kind) + REQUESTS[kind].encode(LITE_05)[:cut] + junk
                     ),
                     st.sampled_from(sorted(REQUESTS)),
                     st.integers(0, 30),
@@ -541,7 +541,7 @@ def test_no_bytes_do_more_than_end_their_stream(
 async def test_a_setup_that_is_a_stream_of_bytes() -> None:
     async with raw_subscriber() as raw:
         stream = await raw.connection.open_uni()
-        data = bytes([UniStreamType.SETUP]) + Setup(path="/a?b", origin=5).encode()
+        data = bytes([UniStreamType.SETUP]) + Setup(path="/a?b", origin=5).encode(LITE_05)
         for byte in data:
             await stream.send_all(bytes([byte]))
             await wait_all_tasks_blocked()
@@ -572,7 +572,7 @@ async def test_a_flood_of_updates_leaves_others_their_turn() -> None:
     async with raw_subscriber(origin) as raw, trio.open_nursery() as nursery:
         stream = await raw.request(SUBSCRIBE, Subscribe(1, "b", "t", start=0))
         flood = b"".join(
-            SubscribeUpdate(priority=each % 2, start=0).encode() for each in range(3000)
+            SubscribeUpdate(priority=each % 2, start=0).encode(LITE_05) for each in range(3000)
         )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(SubscriptionServer, "_update", count)

@@ -16,6 +16,7 @@ from moqtrio.session import Gap
 from moqtrio.session.control import ControlStream
 from moqtrio.session.serving import SubscriptionServer
 from moqtrio.transport.memory import memory_connection_pair
+from moqtrio.wire import LITE_05
 from moqtrio.wire.lite import Subscribe
 
 
@@ -64,7 +65,7 @@ async def test_an_update_as_the_store_answers_leaves_one_wait() -> None:
     here, _ = memory_connection_pair()
     stream = await here.open_bidi()
     request = Subscribe(1, "b", "t", start=0)
-    server = SubscriptionServer(here, ControlStream(stream), track, request)
+    server = SubscriptionServer(here, ControlStream(stream, LITE_05), track, request)
     first, second = trio.Event(), trio.Event()
     async with trio.open_nursery() as nursery:
         server._resolver_wait(Pending(first.wait), nursery)

@@ -28,6 +28,7 @@ from moqtrio.session import Gap, ServingLimits, SessionSettings, Subscription
 from moqtrio.session.serving import SubscriptionServer
 from moqtrio.transport.connection import ReceiveStream
 from moqtrio.transport.settings import TransportSettings
+from moqtrio.wire import LITE_05
 from moqtrio.wire.lite import Subscribe, SubscribeUpdate
 
 BIG = 200_000
@@ -445,7 +446,7 @@ async def test_a_priority_reaches_what_the_transport_has_taken() -> None:
             await raw.request(SUBSCRIBE, Subscribe(number, "b", "t", priority=9, start=0))
         first = await raw.request(SUBSCRIBE, Subscribe(2, "b", "t", priority=1, start=0))
         update = SubscribeUpdate(priority=200, start=0)
-        await first.send.send_all(update.encode())
+        await first.send.send_all(update.encode(LITE_05))
         await wait_all_tasks_blocked()
         order: list[int] = []
 

@@ -23,7 +23,7 @@ async def accept_request(
     connection: Connection, kind: lite.BidiStreamType, message: type[lite.Message]
 ) -> tuple[BidiStream, lite.Message]:
     stream = await connection.accept_bidi()
-    control = ControlStream(stream)
+    control = ControlStream(stream, LITE_05)
     assert await control.read_varint() == kind
     return stream, await control.require(message)
 
@@ -31,7 +31,7 @@ async def accept_request(
 async def answer_track(connection: Connection) -> BidiStream:
     """Answer a TRACK as moq-rs does; returns its stream."""
     stream, _ = await accept_request(connection, lite.BidiStreamType.TRACK, lite.Track)
-    await stream.send.send_all(lite.TrackInfo(127, False, 5.0, 1_000_000).encode())
+    await stream.send.send_all(lite.TrackInfo(127, False, 5.0, 1_000_000).encode(LITE_05))
     stream.send.finish()
     return stream
 
@@ -50,7 +50,7 @@ async def test_track_and_fetch_stay_open_while_they_wait() -> None:
             track, _ = await accept_request(server, lite.BidiStreamType.TRACK, lite.Track)
             await trio.testing.wait_all_tasks_blocked()
             await assert_still_open(track)
-            await track.send.send_all(lite.TrackInfo(127, False, 5.0, 1_000_000).encode())
+            await track.send.send_all(lite.TrackInfo(127, False, 5.0, 1_000_000).encode(LITE_05))
             track.send.finish()
             fetch, _ = await accept_request(server, lite.BidiStreamType.FETCH, lite.Fetch)
             await trio.testing.wait_all_tasks_blocked()
@@ -105,7 +105,7 @@ async def test_an_answered_fetch_is_not_reset_while_it_is_on_its_way() -> None:
     with trio.fail_after(5):
         async with open_session_over(server, LITE_05, publish=origin):
             stream = await client.open_bidi()
-            request = lite.Fetch("events", "all", 0, 0).encode()
+            request = lite.Fetch("events", "all", 0, 0).encode(LITE_05)
             await stream.send.send_all(bytes([lite.BidiStreamType.FETCH]) + request)
             await trio.testing.wait_all_tasks_blocked()
             data = b""

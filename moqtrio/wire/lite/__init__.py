@@ -1,7 +1,8 @@
-"""moq-lite (draft-lcurley-moq-lite), draft 05: messages, frames, and their decoders."""
+"""moq-lite (draft-lcurley-moq-lite), drafts 03 to 06: messages, frames, and their decoders."""
 
 from __future__ import annotations
 
+from .announcing import DEFAULT_MAX_ANNOUNCED, AnnounceEncoder
 from .codes import (
     MAX_HOPS,
     MAX_SETUP_PARAMETERS,
@@ -9,12 +10,12 @@ from .codes import (
     AnnounceStatus,
     BidiStreamType,
     ProbeLevel,
-    ResponseType,
     Role,
     SetupParameter,
     UniStreamType,
 )
 from .decoder import DEFAULT_MAX_MESSAGE_BYTES, MessageDecoder
+from .drafts import has_datagrams, has_timestamps, request_type
 from .frames import (
     DEFAULT_MAX_FRAME_BYTES,
     MICROSECONDS,
@@ -44,6 +45,7 @@ from .messages import (
     Subscribe,
     SubscribeDrop,
     SubscribeEnd,
+    SubscribeOk,
     SubscribeResponse,
     SubscribeStart,
     SubscribeUpdate,
@@ -52,6 +54,7 @@ from .messages import (
 )
 
 __all__ = [
+    "DEFAULT_MAX_ANNOUNCED",
     "DEFAULT_MAX_FRAME_BYTES",
     "DEFAULT_MAX_MESSAGE_BYTES",
     "MAX_HOPS",
@@ -59,6 +62,7 @@ __all__ = [
     "MICROSECONDS",
     "UNKNOWN_HOP",
     "Announce",
+    "AnnounceEncoder",
     "AnnounceOk",
     "AnnounceRequest",
     "AnnounceStatus",
@@ -73,13 +77,13 @@ __all__ = [
     "MessageDecoder",
     "Probe",
     "ProbeLevel",
-    "ResponseType",
     "Role",
     "Setup",
     "SetupParameter",
     "Subscribe",
     "SubscribeDrop",
     "SubscribeEnd",
+    "SubscribeOk",
     "SubscribeResponse",
     "SubscribeStart",
     "SubscribeUpdate",
@@ -91,6 +95,9 @@ __all__ = [
     "decode_uni_header",
     "encode_frames",
     "encode_group_header",
+    "has_datagrams",
+    "has_timestamps",
     "microseconds_to_ticks",
+    "request_type",
     "ticks_to_microseconds",
 ]

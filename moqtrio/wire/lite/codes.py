@@ -1,4 +1,4 @@
-"""The numbers of moq-lite-05 (draft-lcurley-moq-lite): types, statuses, levels, limits."""
+"""The numbers of moq-lite (draft-lcurley-moq-lite) all drafts share: types, levels, limits."""
 
 from __future__ import annotations
 
@@ -30,14 +30,6 @@ class UniStreamType(IntEnum):
 
     GROUP = 0x0
     SETUP = 0x1
-
-
-class ResponseType(IntEnum):
-    """Which message a publisher sends on a subscribe stream."""
-
-    START = 0x0
-    END = 0x1
-    DROP = 0x2
 
 
 class AnnounceStatus(IntEnum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import ClassVar, Self
 
 import attrs
 
@@ -18,13 +18,16 @@ class Probe(Message):
         bitrate: bits per second: the publisher's estimate, or the subscriber's target.
             None if unknown.
         round_trip_time: seconds, smoothed, in steps of a millisecond; None if unknown.
+            Draft 03 leaves it out.
     """
 
     bitrate: int | None = None
     round_trip_time: float | None = None
 
-    def _write(self, writer: Writer) -> None:
+    def _write(self, writer: Writer, draft: int) -> None:
         writer.varint(self.bitrate or 0)
+        if draft < 4:
+            return
         if self.round_trip_time is None:
             writer.varint(0)
         else:
@@ -32,8 +35,10 @@ class Probe(Message):
             write_seconds(writer, max(self.round_trip_time, 0.001))
 
     @classmethod
-    def _read(cls, reader: Reader) -> Self:
+    def _read(cls, reader: Reader, draft: int) -> Self:
         bitrate = reader.varint("the bitrate") or None
+        if draft < 4:
+            return cls(bitrate)
         return cls(bitrate, read_seconds(reader, "the round-trip time") or None)
 
 
@@ -46,11 +51,13 @@ class Goaway(Message):
             checked against local policy.
     """
 
+    since: ClassVar[int] = 4
+
     uri: str = ""
 
-    def _write(self, writer: Writer) -> None:
+    def _write(self, writer: Writer, draft: int) -> None:
         writer.string(self.uri)
 
     @classmethod
-    def _read(cls, reader: Reader) -> Self:
+    def _read(cls, reader: Reader, draft: int) -> Self:
         return cls(reader.string("the new session URI"))

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import TypeVar
 
 from ...errors import DecodeError
 from ..varint import Buffer, try_decode_varint
-from .codes import ResponseType
-from .message import Message
+from ..versions import Version
+from .announce import Announce
+from .announcing import (
+    DEFAULT_MAX_ANNOUNCED,
+    NUMBERED_ANNOUNCES,
+    AnnounceNumbers,
+    NumberedAnnounce,
+)
+from .message import Message, TypedMessage
 from .subscribe import RESPONSES, SubscribeResponse
 
 DEFAULT_MAX_MESSAGE_BYTES = 65536
 
 MessageT = TypeVar("MessageT", bound=Message)
+TypedMessageT = TypeVar("TypedMessageT", bound=TypedMessage)
 
 
 class MessageDecoder:
@@ -26,13 +36,30 @@ class MessageDecoder:
     beyond it, as long as the caller empties it before feeding more.
 
     Args:
+        version: the session's.
         max_message_bytes: a message that says it is longer is an error at once.
+        max_announced: so are more broadcasts at once, where this has to remember them.
     """
 
-    __slots__ = ("_buffer", "_ended", "_max_message_bytes", "_offset", "_taken")
+    __slots__ = (
+        "_announced",
+        "_buffer",
+        "_ended",
+        "_max_message_bytes",
+        "_offset",
+        "_taken",
+        "_version",
+    )
 
-    def __init__(self, max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES) -> None:
+    def __init__(
+        self,
+        version: Version,
+        max_message_bytes: int = DEFAULT_MAX_MESSAGE_BYTES,
+        max_announced: int = DEFAULT_MAX_ANNOUNCED,
+    ) -> None:
+        self._version = version
         self._max_message_bytes = max_message_bytes
+        self._announced = AnnounceNumbers(max_announced)
         self._buffer = bytearray()
         self._offset = 0
         self._taken = 0
@@ -82,7 +109,11 @@ class MessageDecoder:
             DecodeError: if it is malformed or too long, or the stream ended within it.
                 Nothing is taken then, and asking again raises again.
         """
-        return self._next_message(message, self._offset)
+        found = self._decode(message, self._offset)
+        if found is None:
+            return None
+        decoded, self._offset = found
+        return decoded
 
     def next_response(self) -> SubscribeResponse | None:
         """A publisher's message on a subscribe stream, whichever it is.
@@ -91,18 +122,50 @@ class MessageDecoder:
             DecodeError: if it is of an unknown type, malformed or too long, or the stream
                 ended within it. Nothing is taken then, and asking again raises again.
         """
+        found = self._next_typed(_responses(self._version), "a response type")
+        if found is None:
+            return None
+        response, self._offset = found
+        return response
+
+    def next_announce(self) -> Announce | None:
+        """What comes next on an announce stream, after ANNOUNCE_OK where there is one.
+
+        Raises:
+            DecodeError: if it is malformed or too long, about a broadcast it cannot be
+                about, or the stream ended within it. Nothing is taken then, and asking
+                again raises again.
+        """
+        if Announce.exists_in(self._version):
+            return self.next_message(Announce)
+        at = self._offset
+        found = self._next_typed(_announces(self._version), "an announce type")
+        if found is None:
+            return None
+        message, end = found
+        try:
+            announce = self._announced.resolve(message)
+        except DecodeError as error:
+            raise DecodeError(str(error), offset=self._taken + at) from None
+        self._offset = end
+        return announce
+
+    def _next_typed(
+        self, types: Mapping[int, type[TypedMessageT]], what: str
+    ) -> tuple[TypedMessageT, int] | None:
+        """The next message if it is one of ``types``, and the offset after it."""
         decoded = try_decode_varint(self._buffer, self._offset)
         if decoded is None:
-            self._need_more("a response type")
+            self._need_more(what)
             return None
         code, length_at = decoded
-        try:
-            response = RESPONSES[ResponseType(code)]
-        except ValueError:
-            raise self._error("a response type of 0, 1 or 2", code, self._offset) from None
-        return self._next_message(response, length_at)
+        message = types.get(code)
+        if message is None:
+            expected = f"{what} of {', '.join(map(str, types))}"
+            raise self._error(expected, code, self._offset)
+        return self._decode(message, length_at)
 
-    def _next_message(self, message: type[MessageT], length_at: int) -> MessageT | None:
+    def _decode(self, message: type[MessageT], length_at: int) -> tuple[MessageT, int] | None:
         decoded = try_decode_varint(self._buffer, length_at)
         if decoded is None:
             self._need_more(f"the length of {message.__name__}")
@@ -115,9 +178,8 @@ class MessageDecoder:
         if end > len(self._buffer):
             self._need_more(f"{message.__name__} of {length} bytes")
             return None
-        decoded_message = message.decode(bytes(memoryview(self._buffer)[start:end]))
-        self._offset = end
-        return decoded_message
+        body = bytes(memoryview(self._buffer)[start:end])
+        return message.decode(body, self._version), end
 
     def _need_more(self, expected: str) -> None:
         if self._ended and self.buffered:
@@ -126,3 +188,23 @@ class MessageDecoder:
 
     def _error(self, expected: str, got: object, at: int) -> DecodeError:
         return DecodeError(f"expected {expected}, got {got}", offset=self._taken + at)
+
+
+@cache
+def _responses(version: Version) -> Mapping[int, type[SubscribeResponse]]:
+    return _by_code(RESPONSES, version)
+
+
+@cache
+def _announces(version: Version) -> Mapping[int, type[NumberedAnnounce]]:
+    return _by_code(NUMBERED_ANNOUNCES, version)
+
+
+def _by_code(
+    messages: Sequence[type[TypedMessageT]], version: Version
+) -> Mapping[int, type[TypedMessageT]]:
+    return {
+        message.type_code(version.draft): message
+        for message in messages
+        if message.exists_in(version)
+    }

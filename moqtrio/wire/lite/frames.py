@@ -1,8 +1,9 @@
 """FRAME: the one message there are many of, so the one that is made fast.
 
 On the wire a frame is ``varint zigzag(timestamp - previous), varint length, payload``
-(draft-lcurley-moq-lite-05, "FRAME"), timestamps in units of the track's timescale and the
-first of a group relative to 0. Above it timestamps are integer microseconds.
+(draft-lcurley-moq-lite, "FRAME"), timestamps in units of the track's timescale and the
+first of a group relative to 0. Above it timestamps are integer microseconds. Before draft
+05 it is ``varint length, payload``; a timescale of None stands for that.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from io import BytesIO
 from typing import Final, Generic, NoReturn, Protocol, TypeVar
 
 from ...errors import DecodeError
-from ..varint import MAX_VARINT, MAX_VARINT_SIZE, Buffer, decode_zigzag, try_decode_varint
+from ..varint import (
+    MAX_VARINT,
+    MAX_VARINT_SIZE,
+    Buffer,
+    decode_zigzag,
+    encode_varint,
+    try_decode_varint,
+)
 
 MICROSECONDS: Final = 1_000_000
 """The timescale of microseconds, for which nothing need be converted."""
@@ -71,7 +79,7 @@ _PACK_HEADER = tuple(
 def encode_frames(
     frames: Iterable[FrameLike],
     previous_ticks: int = 0,
-    timescale: int = MICROSECONDS,
+    timescale: int | None = MICROSECONDS,
     *,
     prefix: Buffer = b"",
 ) -> tuple[bytes, int]:
@@ -80,7 +88,7 @@ def encode_frames(
     Args:
         frames: the frames, in order.
         previous_ticks: what the last call returned, 0 for the first frames of a group.
-        timescale: the track's units per second.
+        timescale: the track's units per second; None leaves the timestamps out.
         prefix: goes before them in the same bytes: a group's header, without a copy.
 
     Returns:
@@ -90,6 +98,8 @@ def encode_frames(
         ValueError: if a timestamp, or its distance from the one before, does not fit the
             wire: 62 bits and 61 bits.
     """
+    if timescale is None:
+        return _encode_untimed(frames, prefix), 0
     parts: list[Buffer] = [prefix]
     append = parts.append
     scaled = timescale != MICROSECONDS
@@ -113,6 +123,14 @@ def encode_frames(
     return b"".join(parts), previous_ticks
 
 
+def _encode_untimed(frames: Iterable[FrameLike], prefix: Buffer) -> bytes:
+    parts: list[Buffer] = [prefix]
+    for frame in frames:
+        parts.append(encode_varint(len(frame.payload)))
+        parts.append(frame.payload)
+    return b"".join(parts)
+
+
 def _refuse_timestamp(ticks: int, previous_ticks: int) -> NoReturn:
     if not 0 <= ticks <= MAX_VARINT:
         raise ValueError(f"expected a timestamp in [0, 2**62) ticks, got {ticks}")
@@ -131,9 +149,10 @@ class FrameDecoder(Generic[FrameT]):
     every further call raises.
 
     Args:
-        timescale: the track's timestamp units per second.
-        make_frame: called with payload and timestamp in microseconds for each frame; what
-            it returns is what :meth:`feed` hands out.
+        timescale: the track's timestamp units per second; None for frames without
+            timestamps.
+        make_frame: called with payload and timestamp in microseconds for each frame (0 where
+            it has none); what it returns is what :meth:`feed` hands out.
         max_frame_bytes: a frame that says it is longer is an error at once.
     """
 
@@ -147,19 +166,21 @@ class FrameDecoder(Generic[FrameT]):
         "_missing",
         "_payload",
         "_ticks",
+        "_timed",
         "_timescale",
         "_timestamp",
     )
 
     def __init__(
         self,
-        timescale: int,
+        timescale: int | None,
         make_frame: Callable[[bytes, int], FrameT],
         max_frame_bytes: int = DEFAULT_MAX_FRAME_BYTES,
     ) -> None:
-        if timescale < 1:
+        if timescale is not None and timescale < 1:
             raise ValueError(f"expected a timescale of at least 1, got {timescale}")
-        self._timescale = timescale
+        self._timescale = MICROSECONDS if timescale is None else timescale
+        self._timed = timescale is not None
         self._make_frame = make_frame
         self._max_frame_bytes = max_frame_bytes
         self._fed = 0
@@ -187,6 +208,8 @@ class FrameDecoder(Generic[FrameT]):
         frames: list[FrameT] = []
         offset = start
         end = len(data)
+        if not self._timed:
+            return self._feed_untimed(data, start)
         if not self._at_boundary:
             offset = self._resume(data, start, frames)
             if offset == end:
@@ -248,6 +271,16 @@ class FrameDecoder(Generic[FrameT]):
         self._fed += end - start
         return frames
 
+    def _feed_untimed(self, data: bytes, offset: int) -> list[FrameT]:
+        frames: list[FrameT] = []
+        end = len(data)
+        while offset < end:
+            self._at_boundary = False
+            after = self._resume(data, offset, frames)
+            self._fed += after - offset
+            offset = after
+        return frames
+
     def finish(self) -> None:
         """The stream has ended.
 
@@ -293,7 +326,7 @@ class FrameDecoder(Generic[FrameT]):
     def _resume_header(self, data: bytes, offset: int) -> int | None:
         """Go on inside a header; where in ``data`` its payload begins, None if not in it."""
         head = self._head + data[offset : offset + _MAX_HEADER_SIZE]
-        decoded = _try_decode_header(head)
+        decoded = _try_decode_header(head, self._timed)
         if decoded is None:
             self._head = head  # all of data is in it: 16 bytes would have been enough
             return None
@@ -331,9 +364,9 @@ class FrameDecoder(Generic[FrameT]):
         raise error
 
 
-def _try_decode_header(data: bytes) -> tuple[int, int, int] | None:
+def _try_decode_header(data: bytes, timed: bool) -> tuple[int, int, int] | None:
     """A frame's zigzag delta, its length, and the header's size; None if more is needed."""
-    delta = try_decode_varint(data)
+    delta = try_decode_varint(data) if timed else (0, 0)
     if delta is None:
         return None
     size = try_decode_varint(data, delta[1])

@@ -1,4 +1,4 @@
-"""Every message of moq-lite-05 (draft-lcurley-moq-lite), in one place to import from."""
+"""Every message of moq-lite (draft-lcurley-moq-lite), in one place to import from."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from .subscribe import (
     Subscribe,
     SubscribeDrop,
     SubscribeEnd,
+    SubscribeOk,
     SubscribeResponse,
     SubscribeStart,
     SubscribeUpdate,
@@ -31,6 +32,7 @@ __all__ = [
     "Subscribe",
     "SubscribeDrop",
     "SubscribeEnd",
+    "SubscribeOk",
     "SubscribeResponse",
     "SubscribeStart",
     "SubscribeUpdate",

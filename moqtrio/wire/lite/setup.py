@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Self
+from typing import ClassVar, Self
 
 import attrs
 
@@ -17,7 +17,7 @@ _KNOWN = frozenset(SetupParameter)
 
 @attrs.frozen
 class Setup(Message):
-    """The only message of a setup stream (draft-lcurley-moq-lite-05, "SETUP").
+    """The only message of a setup stream (draft-lcurley-moq-lite, "SETUP").
 
     Attributes:
         probe: what this publisher can do for probe streams; None if not said, which
@@ -30,6 +30,8 @@ class Setup(Message):
         unknown: the parameters this version gives no meaning to, by id, as they came.
     """
 
+    since: ClassVar[int] = 5
+
     probe: ProbeLevel | None = None
     path: str | None = None
     role: Role | None = None
@@ -37,7 +39,7 @@ class Setup(Message):
     origin: int | None = None
     unknown: Mapping[int, bytes] = attrs.field(factory=dict, hash=False)
 
-    def _write(self, writer: Writer) -> None:
+    def _write(self, writer: Writer, draft: int) -> None:
         parameters = self._parameters()
         if len(parameters) > MAX_SETUP_PARAMETERS:
             raise ValueError(
@@ -67,7 +69,7 @@ class Setup(Message):
         return parameters
 
     @classmethod
-    def _read(cls, reader: Reader) -> Self:
+    def _read(cls, reader: Reader, draft: int) -> Self:
         parameters = _read_parameters(reader)
         path = parameters.get(SetupParameter.PATH)
         probe = _varint_value(parameters, SetupParameter.PROBE)

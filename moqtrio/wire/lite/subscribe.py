@@ -7,9 +7,8 @@ from typing import ClassVar, Self, TypeAlias
 import attrs
 
 from ..buffer import Reader, Writer
-from ..varint import encode_varint
-from .codes import ResponseType
-from .message import Message, check_range, read_seconds, write_seconds
+from .message import Message, TypedMessage, read_seconds, write_seconds
+from .ranges import check_range, read_end, refuse_frame_range
 
 
 @attrs.frozen
@@ -18,11 +17,16 @@ class SubscribeUpdate(Message):
 
     Attributes:
         priority: 0 to 255, higher is sent first.
-        ordered: whether older groups go first when not all can be sent at once.
+        ordered: whether older groups go first when not all can be sent at once. Draft 06
+            leaves it out, which reads as False.
         max_latency: seconds a group may lag behind the latest before it is not worth
-            sending any more; 0 is "only the latest".
-        start: the first group wanted; None is the latest there is.
+            sending any more (Max Age in draft 06); 0 is "only the latest".
+        start: the first group wanted; None is the latest there is. Draft 06 has no None: it
+            goes as 0, and there ``max_latency`` says how much of the past comes.
         end: the first group not wanted any more (so ``[start, end)``); None is no end.
+        frame_start: the first frame wanted of group ``start``; not 0 since draft 06 only.
+        frame_end: the first frame not wanted any more of the last group, ``end - 1``; None
+            is all of it. Since draft 06, and only where there is an ``end``.
     """
 
     priority: int = 0
@@ -30,28 +34,62 @@ class SubscribeUpdate(Message):
     max_latency: float = 0.0
     start: int | None = None
     end: int | None = None
+    frame_start: int = 0
+    frame_end: int | None = None
 
-    def _write(self, writer: Writer) -> None:
+    def _write(self, writer: Writer, draft: int) -> None:
         check_range(self.start, self.end)
         writer.u8(self.priority)
-        writer.boolean(self.ordered)
+        if draft < 6:
+            refuse_frame_range(self.frame_start, self.frame_end, draft)
+            writer.boolean(self.ordered)
+            write_seconds(writer, self.max_latency)
+            writer.optional(self.start)
+            # The wire has the last group plus one: the end of the half-open range itself.
+            writer.varint(self.end or 0)
+            return
+        problem = self._frame_problem()
+        if problem is not None:
+            raise ValueError("expected {}, got {}".format(*problem))
         write_seconds(writer, self.max_latency)
-        writer.optional(self.start)
-        # The wire has the last group plus one: the end of the half-open range itself.
+        writer.varint(self.start or 0)
         writer.varint(self.end or 0)
+        writer.varint(self.frame_start)
+        writer.varint(self.frame_end or 0)
 
     @classmethod
-    def _read(cls, reader: Reader) -> Self:
+    def _read(cls, reader: Reader, draft: int) -> Self:
+        priority = reader.u8("the subscriber priority")
+        if draft < 6:
+            ordered = reader.boolean("subscriber ordered")
+            max_latency = read_seconds(reader, "the subscriber max latency")
+            start = reader.optional("the group start")
+            end = read_end(reader, "the group end", start or 0)
+            return cls(priority, ordered, max_latency, start, end)
+        max_latency = read_seconds(reader, "the subscriber max age")
+        floor = reader.varint("the group start")
         update = cls(
-            priority=reader.u8("the subscriber priority"),
-            ordered=reader.boolean("subscriber ordered"),
-            max_latency=read_seconds(reader, "the subscriber max latency"),
-            start=reader.optional("the group start"),
-            end=reader.varint("the group end") or None,
+            priority,
+            max_latency=max_latency,
+            start=floor,
+            end=read_end(reader, "the group end", floor),
+            frame_start=reader.varint("the frame start"),
+            frame_end=reader.varint("the frame end") or None,
         )
-        if update.start is not None and update.end is not None and update.start > update.end:
-            raise reader.error("a group start <= end", f"[{update.start}, {update.end})")
+        problem = update._frame_problem()
+        if problem is not None:
+            raise reader.error(*problem)
         return update
+
+    def _frame_problem(self) -> tuple[str, str] | None:
+        """What is expected and what there is instead, if the frames make no sense."""
+        if self.frame_end is None:
+            return None
+        if self.end is None:
+            return "a group end where there is a frame end", "none"
+        if self.end == (self.start or 0) + 1 and self.frame_start >= self.frame_end:
+            return "frame start < end within one group", f"[{self.frame_start}, {self.frame_end})"
+        return None
 
 
 @attrs.frozen
@@ -62,7 +100,8 @@ class Subscribe(Message):
         subscribe_id: the subscriber's number for it, never used twice in a session.
         broadcast: the broadcast's path.
         track: the track's name.
-        priority, ordered, max_latency, start, end: as in :class:`SubscribeUpdate`.
+        priority, ordered, max_latency, start, end, frame_start, frame_end: as in
+            :class:`SubscribeUpdate`.
     """
 
     subscribe_id: int
@@ -73,93 +112,127 @@ class Subscribe(Message):
     max_latency: float = 0.0
     start: int | None = None
     end: int | None = None
+    frame_start: int = 0
+    frame_end: int | None = None
+
+    @property
+    def wishes(self) -> SubscribeUpdate:
+        """What an update may change, as the update that would change nothing."""
+        return SubscribeUpdate(
+            self.priority,
+            self.ordered,
+            self.max_latency,
+            self.start,
+            self.end,
+            self.frame_start,
+            self.frame_end,
+        )
 
     def updated(self, update: SubscribeUpdate) -> Self:
         """This subscription with an update's wishes in place of its own."""
-        return attrs.evolve(
-            self,
-            priority=update.priority,
-            ordered=update.ordered,
-            max_latency=update.max_latency,
-            start=update.start,
-            end=update.end,
-        )
+        return attrs.evolve(self, **attrs.asdict(update))
 
-    def _write(self, writer: Writer) -> None:
+    def _write(self, writer: Writer, draft: int) -> None:
         writer.varint(self.subscribe_id)
         writer.string(self.broadcast)
         writer.string(self.track)
         # SUBSCRIBE_UPDATE is the tail of SUBSCRIBE, field for field.
-        tail = SubscribeUpdate(self.priority, self.ordered, self.max_latency, self.start, self.end)
-        writer.raw(tail.encode_body())
+        self.wishes._write(writer, draft)
 
     @classmethod
-    def _read(cls, reader: Reader) -> Self:
+    def _read(cls, reader: Reader, draft: int) -> Self:
         subscribe_id = reader.varint("the subscribe id")
         broadcast = reader.string("the broadcast path")
         track = reader.string("the track name")
-        return cls(subscribe_id, broadcast, track).updated(SubscribeUpdate._read(reader))
-
-
-class Response(Message):
-    """What a publisher sends on a subscribe stream: a varint type before the length."""
-
-    __slots__ = ()
-
-    response_type: ClassVar[ResponseType]
-
-    def encode(self) -> bytes:
-        """The whole message, its type and length included.
-
-        Raises:
-            ValueError: if an attribute holds what the wire cannot carry.
-        """
-        return encode_varint(self.response_type) + super().encode()
+        return cls(subscribe_id, broadcast, track).updated(SubscribeUpdate._read(reader, draft))
 
 
 @attrs.frozen
-class SubscribeStart(Response):
-    """The subscription is accepted (SUBSCRIBE_OK in the draft).
+class SubscribeOk(TypedMessage):
+    """The subscription is accepted, on drafts 03 and 04; where it starts is not said.
+
+    Attributes:
+        priority, ordered, max_latency: what the publisher has fixed about the track.
+        start, end: the groups ``[start, end)``; None is an open side.
+    """
+
+    until: ClassVar[int | None] = 4
+
+    priority: int = 0
+    ordered: bool = False
+    max_latency: float = 0.0
+    start: int | None = None
+    end: int | None = None
+
+    @classmethod
+    def type_code(cls, draft: int) -> int:
+        """See :class:`TypedMessage`."""
+        return 0
+
+    def _write(self, writer: Writer, draft: int) -> None:
+        # Field for field what SUBSCRIBE ends with.
+        fields = (self.priority, self.ordered, self.max_latency, self.start, self.end)
+        SubscribeUpdate(*fields)._write(writer, draft)
+
+    @classmethod
+    def _read(cls, reader: Reader, draft: int) -> Self:
+        tail = SubscribeUpdate._read(reader, draft)
+        return cls(tail.priority, tail.ordered, tail.max_latency, tail.start, tail.end)
+
+
+@attrs.frozen
+class SubscribeStart(TypedMessage):
+    """The subscription is accepted (SUBSCRIBE_OK in draft 05).
 
     Attributes:
         start: the first group that will come. Groups asked for before it will not, and
             no :class:`SubscribeDrop` says so.
     """
 
-    response_type: ClassVar[ResponseType] = ResponseType.START
+    since: ClassVar[int] = 5
 
     start: int
 
-    def _write(self, writer: Writer) -> None:
+    @classmethod
+    def type_code(cls, draft: int) -> int:
+        """See :class:`TypedMessage`."""
+        return 0
+
+    def _write(self, writer: Writer, draft: int) -> None:
         writer.varint(self.start)
 
     @classmethod
-    def _read(cls, reader: Reader) -> Self:
+    def _read(cls, reader: Reader, draft: int) -> Self:
         return cls(reader.varint("the first group"))
 
 
 @attrs.frozen
-class SubscribeEnd(Response):
+class SubscribeEnd(TypedMessage):
     """The track is over.
 
     Attributes:
         end: the first sequence that will never exist; 0 if there never was a group.
     """
 
-    response_type: ClassVar[ResponseType] = ResponseType.END
+    since: ClassVar[int] = 5
 
     end: int
 
-    def _write(self, writer: Writer) -> None:
+    @classmethod
+    def type_code(cls, draft: int) -> int:
+        """See :class:`TypedMessage`."""
+        return 1
+
+    def _write(self, writer: Writer, draft: int) -> None:
         writer.varint(self.end)
 
     @classmethod
-    def _read(cls, reader: Reader) -> Self:
+    def _read(cls, reader: Reader, draft: int) -> Self:
         return cls(reader.varint("the end of the track"))
 
 
 @attrs.frozen
-class SubscribeDrop(Response):
+class SubscribeDrop(TypedMessage):
     """Groups of the subscription that will not come.
 
     Attributes:
@@ -167,13 +240,16 @@ class SubscribeDrop(Response):
         code: why, as a stream error code; 0 is "they are simply not there".
     """
 
-    response_type: ClassVar[ResponseType] = ResponseType.DROP
-
     start: int
     end: int
     code: int
 
-    def _write(self, writer: Writer) -> None:
+    @classmethod
+    def type_code(cls, draft: int) -> int:
+        """See :class:`TypedMessage`."""
+        return 1 if draft < 5 else 2
+
+    def _write(self, writer: Writer, draft: int) -> None:
         if not self.start < self.end:
             raise ValueError(f"expected start < end in a drop, got [{self.start}, {self.end})")
         writer.varint(self.start)
@@ -181,7 +257,7 @@ class SubscribeDrop(Response):
         writer.varint(self.code)
 
     @classmethod
-    def _read(cls, reader: Reader) -> Self:
+    def _read(cls, reader: Reader, draft: int) -> Self:
         start = reader.varint("the first dropped group")
         at = reader.offset
         last = reader.varint("the last dropped group")
@@ -190,11 +266,12 @@ class SubscribeDrop(Response):
         return cls(start, last + 1, reader.varint("the error code"))
 
 
-SubscribeResponse: TypeAlias = SubscribeStart | SubscribeEnd | SubscribeDrop
+SubscribeResponse: TypeAlias = SubscribeOk | SubscribeStart | SubscribeEnd | SubscribeDrop
 
-RESPONSES: dict[ResponseType, type[SubscribeResponse]] = {
-    ResponseType.START: SubscribeStart,
-    ResponseType.END: SubscribeEnd,
-    ResponseType.DROP: SubscribeDrop,
-}
-"""Which class each response type is."""
+RESPONSES: tuple[type[SubscribeResponse], ...] = (
+    SubscribeOk,
+    SubscribeStart,
+    SubscribeEnd,
+    SubscribeDrop,
+)
+"""What a publisher may send on a subscribe stream, over all drafts."""
