@@ -24,7 +24,7 @@ class Backoff:
             0.5, between 5 and 10 s are waited.
         seconds: give up when the next try would begin later than this after the first
             failure; by default five minutes, :data:`math.inf` for never.
-        attempts: give up after so many failures in a row; None for any number.
+        attempts: how often it is tried again before giving up; None for any number.
     """
 
     initial: float = attrs.field(default=0.5, validator=attrs.validators.gt(0))
@@ -52,11 +52,12 @@ class Tries:
         backoff: how it is tried again.
     """
 
-    __slots__ = ("_deadline", "backoff", "failures")
+    __slots__ = ("_deadline", "_failures", "_step", "backoff")
 
     def __init__(self, backoff: Backoff) -> None:
         self.backoff = backoff
-        self.failures: int = 0
+        self._failures = 0
+        self._step = 0
         self._deadline = math.inf
 
     def failed(self, *, seconds: float | None = None) -> float | None:
@@ -66,14 +67,18 @@ class Tries:
         failure in a row.
         """
         now = trio.current_time()
-        if not self.failures:
+        if not self._failures:
             self._deadline = now + (self.backoff.seconds if seconds is None else seconds)
-        self.failures += 1
-        if self.backoff.attempts is not None and self.failures >= self.backoff.attempts:
+        self._failures += 1
+        self._step += 1
+        if self.backoff.attempts is not None and self._failures > self.backoff.attempts:
             return None
-        again = now + self.backoff.delay(self.failures)
+        again = now + self.backoff.delay(self._step)
         return again if again <= self._deadline else None
 
-    def succeeded(self) -> None:
-        """A try has succeeded: the next failure is the first one again."""
-        self.failures = 0
+    def succeeded(self, *, lasting: bool = True) -> None:
+        """A try has succeeded: the next failure is the first one again. The delays begin anew
+        only if the success was ``lasting``."""
+        self._failures = 0
+        if lasting:
+            self._step = 0

@@ -129,6 +129,21 @@ class StreamReset(MoqError, trio.BrokenResourceError):
         self.code = code
 
 
+class EpochChanged(MoqError, trio.BrokenResourceError):
+    """After a connection was lost, the track is not the one it was: its sequences mean other
+    groups now. What follows would not continue what came before.
+
+    ``previous`` and ``current`` are the epochs, where the publisher tells them.
+    """
+
+    def __init__(
+        self, message: str, *, previous: int | None = None, current: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.previous = previous
+        self.current = current
+
+
 class ReplayError(MoqError):
     """A replay source could not say or read what it holds.
 
