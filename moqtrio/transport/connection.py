@@ -16,6 +16,7 @@ from typing import Any
 
 import attrs
 import trio
+from cryptography import x509
 
 from ..errors import SessionClosed
 from .newest_first import NewestFirst
@@ -93,8 +94,8 @@ class SendStream(trio.abc.SendStream):
 
     def share_places(self, rivals: NewestFirst[Any] | None, rank: int) -> None:
         """Let the highest ``rank`` among ``rivals`` go first, in the place of any of them
-        among the streams of their priority; None is each in its own place. A no-op on
-        bindings that cannot choose what goes first.
+        that has not begun; None leaves the stream in its own place. A no-op on bindings that
+        cannot choose what goes first.
         """
 
     @property
@@ -179,6 +180,13 @@ class Connection(abc.ABC):
     @abc.abstractmethod
     def remote_address(self) -> str:
         """The peer's address, for logs."""
+
+    @property
+    def peer_certificate(self) -> x509.Certificate | None:
+        """What the peer presented to say who it is, checked as this side's TLS settings
+        want it; None for a client that was not asked or had none, and where the binding
+        has no TLS of its own."""
+        return None
 
     @property
     @abc.abstractmethod

@@ -1,75 +1,46 @@
-"""Who a server is, and how a client checks it.
+"""Who a server is and how a client checks it, and the other way round.
 
 A client verifies by default, against certifi's authorities. It can be given other
 authorities, or the SHA-256 fingerprint of the one certificate it accepts; it checks
-nothing only when told so explicitly.
+nothing only when told so explicitly. A server asks for certificates only when it is given
+the authorities that issue them.
 """
 
 from __future__ import annotations
 
-import datetime
-import hmac
-import ipaddress
+import logging
+import ssl
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
+import certifi
 import trio
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from ..errors import ConnectError
+from .certificates import (
+    CertificateFiles,
+    CertificatePin,
+    CertificateSource,
+    Credentials,
+    DevelopmentCertificates,
+    fingerprint_of,
+    normalise_fingerprint,
+    read_certificates,
+)
 
-# WebTransport in browsers accepts a pinned certificate of at most 14 days
-# (W3C WebTransport, "serverCertificateHashes").
-_DEVELOPMENT_LIFETIME = datetime.timedelta(days=13)
-# Other machines' clocks differ.
-_BACKDATED = datetime.timedelta(hours=1)
-_LOCAL_NAMES = ("localhost", "127.0.0.1", "::1")
-_FINGERPRINT_DIGITS = 64
+logger: logging.Logger = logging.getLogger("moqtrio.transport")
 
-
-def fingerprint_of(certificate: x509.Certificate) -> str:
-    """The SHA-256 of a certificate's DER encoding, in lower-case hexadecimal."""
-    return certificate.fingerprint(hashes.SHA256()).hex()
-
-
-def normalise_fingerprint(text: str) -> str:
-    """A SHA-256 fingerprint in lower case without separators.
-
-    Raises:
-      ValueError: it is not 64 hexadecimal digits, apart from colons and spaces.
-    """
-    digits = text.replace(":", "").replace(" ", "").lower()
-    if len(digits) != _FINGERPRINT_DIGITS or not set(digits) <= set("0123456789abcdef"):
-        raise ValueError(
-            f"a SHA-256 fingerprint is {_FINGERPRINT_DIGITS} hexadecimal digits "
-            f"(colons may separate them), not {text!r}"
-        )
-    return digits
-
-
-@attrs.frozen
-class CertificatePin:
-    """The one certificate a client accepts."""
-
-    fingerprint: str = attrs.field(converter=normalise_fingerprint)
-
-    def mismatch(self, certificate: x509.Certificate) -> str | None:
-        """What is wrong with ``certificate``, or None if it is the pinned one."""
-        presented = fingerprint_of(certificate)
-        if hmac.compare_digest(presented, self.fingerprint):
-            return None
-        return f"certificate fingerprint: expected {self.fingerprint} got {presented}"
+# How often a server looks whether its certificate was renewed.
+_LOOK_INTERVAL = 10.0  # seconds
 
 
 @attrs.frozen(kw_only=True)
 class ClientTls:
-    """How a client checks the server's certificate. The default checks it fully.
+    """How a client checks the server's certificate, and its own. The default checks fully.
 
     Args:
       ca_file: a PEM file of the authorities to trust, instead of certifi's.
@@ -77,9 +48,13 @@ class ClientTls:
         neither its issuer nor its names matter.
       insecure: accept any certificate. Anyone on the path can read and change
         everything.
+      certificate_file: a PEM file of the client's own certificate and its chain, for
+        servers that ask for one.
+      key_file: a PEM file of that certificate's key.
 
     Raises:
-      ValueError: a malformed fingerprint, or more than one of the three.
+      ValueError: a malformed fingerprint, more than one of the first three, or one of the
+        last two without the other.
     """
 
     ca_file: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
@@ -87,6 +62,10 @@ class ClientTls:
         default=None, converter=attrs.converters.optional(normalise_fingerprint)
     )
     insecure: bool = False
+    certificate_file: Path | None = attrs.field(
+        default=None, converter=attrs.converters.optional(Path)
+    )
+    key_file: Path | None = attrs.field(default=None, converter=attrs.converters.optional(Path))
 
     def __attrs_post_init__(self) -> None:
         chosen = [
@@ -100,6 +79,8 @@ class ClientTls:
         ]
         if len(chosen) > 1:
             raise ValueError(f"choose one of {' and '.join(chosen)}: they contradict each other")
+        if (self.certificate_file is None) != (self.key_file is None):
+            raise ValueError("certificate_file and key_file belong together: give both")
 
     @property
     def pin(self) -> CertificatePin | None:
@@ -114,91 +95,207 @@ class ClientTls:
         """
         if self.ca_file is None:
             return None
-        try:
-            pem = await trio.Path(self.ca_file).read_bytes()
-        except OSError as error:
-            raise ConnectError(f"cannot read the CA file {self.ca_file}: {error}") from error
-        try:
-            x509.load_pem_x509_certificates(pem)
-        except ValueError as error:
-            raise ConnectError(f"the CA file {self.ca_file} holds no PEM certificate") from error
-        return pem
+        return _to_pem(await trio.to_thread.run_sync(read_certificates, self.ca_file, "CA"))
 
-
-@attrs.frozen(kw_only=True)
-class ServerTls:
-    """A server's certificate, what leads up to its authority, and its key.
-
-    Made by :meth:`from_files` or :func:`generate_certificate`.
-    """
-
-    certificate: x509.Certificate
-    chain: tuple[x509.Certificate, ...] = ()
-    private_key: Any = attrs.field(repr=False)
-
-    @classmethod
-    def from_files(cls, certificate_file: str | Path, key_file: str | Path) -> ServerTls:
-        """Read PEM files; the certificate file may go on with its chain. Blocks shortly.
+    async def load_credentials(self) -> Credentials | None:
+        """The client's own certificate and key, if it has any.
 
         Raises:
           ConnectError: a file cannot be read or used, or the key is another's.
         """
-        try:
-            certificates = x509.load_pem_x509_certificates(Path(certificate_file).read_bytes())
-        except (OSError, ValueError) as error:
-            raise ConnectError(
-                f"cannot read the certificate file {certificate_file}: {error}"
-            ) from error
-        try:
-            key: Any = load_pem_private_key(Path(key_file).read_bytes(), password=None)
-        except (OSError, ValueError, TypeError) as error:
-            raise ConnectError(f"cannot read the key file {key_file}: {error}") from error
-        leaf = certificates[0]
-        if key.public_key() != leaf.public_key():
-            raise ConnectError(
-                f"the key in {key_file} does not belong to the certificate in {certificate_file}"
-            )
-        return cls(certificate=leaf, chain=tuple(certificates[1:]), private_key=key)
+        if self.certificate_file is None or self.key_file is None:
+            return None
+        return await trio.to_thread.run_sync(Credentials.read, self.certificate_file, self.key_file)
+
+    async def ssl_context(self, alpn: Sequence[str] = ()) -> ssl.SSLContext:
+        """For TLS over TCP. With a :attr:`pin`, the certificate remains to be checked
+        against it after the handshake: nothing else does.
+
+        Raises:
+          ConnectError: a file cannot be read or used.
+        """
+        authorities = await self.load_authorities()
+        credentials = await self.load_credentials()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if self.insecure or self.pin is not None:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        elif authorities is None:
+            context.load_verify_locations(certifi.where())
+        else:
+            context.load_verify_locations(cadata=authorities.decode("ascii"))
+        if credentials is not None:
+            await trio.to_thread.run_sync(credentials.load_into, context)
+        if alpn:
+            context.set_alpn_protocols(list(alpn))
+        return context
+
+
+class ServerTls:
+    """A server's certificate as it is now, and whose certificates it asks clients for.
+
+    Made by :meth:`from_files` or :func:`generate_certificate`. The certificate changes
+    with :meth:`reload`, which a server that uses it calls of itself: new connections get
+    the new one, those that exist go on.
+
+    Attributes:
+      client_authorities: who issues certificates for clients. Empty, clients are not asked
+        for any.
+      require_client_certificate: whether clients without a certificate are refused.
+    """
+
+    def __init__(
+        self,
+        source: CertificateSource,
+        *,
+        client_authorities: Sequence[x509.Certificate] = (),
+        require_client_certificate: bool = True,
+    ) -> None:
+        self._source = source
+        self._current = source.load()
+        self.client_authorities: tuple[x509.Certificate, ...] = tuple(client_authorities)
+        self.require_client_certificate: bool = require_client_certificate
+        self._contexts: dict[tuple[str, ...], ssl.SSLContext] = {}
+        self._keeping = trio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<ServerTls {self._source} {self.fingerprint}>"
+
+    @classmethod
+    def from_files(
+        cls,
+        certificate_file: str | Path,
+        key_file: str | Path,
+        *,
+        client_ca_file: str | Path | None = None,
+        require_client_certificate: bool = True,
+    ) -> ServerTls:
+        """Read PEM files; the certificate file may go on with its chain. Blocks shortly.
+
+        The certificate and its key are read again when they change. ``client_ca_file`` has
+        the authorities that vouch for clients; it is read once.
+
+        Raises:
+          ConnectError: a file cannot be read or used, or the key is another's.
+        """
+        return cls(
+            CertificateFiles(Path(certificate_file), Path(key_file)),
+            client_authorities=_read_client_authorities(client_ca_file),
+            require_client_certificate=require_client_certificate,
+        )
+
+    @property
+    def credentials(self) -> Credentials:
+        """Certificate, chain and key, in one object for as long as they are in use."""
+        return self._current
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The certificate that new connections get."""
+        return self._current.certificate
+
+    @property
+    def chain(self) -> tuple[x509.Certificate, ...]:
+        """What leads up to its authority."""
+        return self._current.chain
+
+    @property
+    def private_key(self) -> Any:
+        """Its key, as the cryptography package has it."""
+        return self._current.private_key
 
     @property
     def fingerprint(self) -> str:
-        """The SHA-256 of the certificate, in hexadecimal, for clients to pin."""
+        """The SHA-256 of :attr:`certificate`, in hexadecimal, for clients to pin."""
         return fingerprint_of(self.certificate)
 
+    async def reload(self) -> None:
+        """Read the files again, or make the next development certificate.
 
-def generate_certificate(hostnames: Sequence[str] = ()) -> ServerTls:
+        Raises:
+          ConnectError: what is there cannot be used. The certificate stays what it was.
+        """
+        self._current = await trio.to_thread.run_sync(self._source.load)
+        self._contexts.clear()
+
+    async def keep_current(self) -> NoReturn:
+        """Reload whenever the files have changed, or the development certificate is about
+        to expire. Runs until cancelled; every server that uses the certificate does it.
+
+        A certificate that cannot be used is told of in the log, once, and not used.
+        """
+        # Several servers may share one certificate: the first looks after it.
+        async with self._keeping:
+            while True:
+                await trio.sleep(_LOOK_INTERVAL)
+                if await trio.to_thread.run_sync(self._source.is_stale):
+                    await self._reload_or_say_why_not()
+
+    async def _reload_or_say_why_not(self) -> None:
+        try:
+            await self.reload()
+        except ConnectError as error:
+            logger.error("%s; the old certificate stays in use", error)
+        else:
+            logger.warning(
+                "new %s certificate, SHA-256 fingerprint %s", self._source, self.fingerprint
+            )
+
+    @property
+    def client_authorities_pem(self) -> bytes | None:
+        """:attr:`client_authorities` as PEM text; None without any."""
+        return _to_pem(self.client_authorities) or None
+
+    def ssl_context(self, alpn: Sequence[str] = ()) -> ssl.SSLContext:
+        """For a connection over TCP: ask for it anew for each, so that it has the
+        certificate of now. May block shortly, after a change."""
+        key = tuple(alpn)
+        context = self._contexts.get(key)
+        if context is None:
+            context = self._contexts[key] = self._make_context(key)
+        return context
+
+    def _make_context(self, alpn: tuple[str, ...]) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._current.load_into(context)
+        if alpn:
+            context.set_alpn_protocols(list(alpn))
+        if self.client_authorities:
+            context.load_verify_locations(cadata=_to_pem(self.client_authorities).decode("ascii"))
+            context.verify_mode = (
+                ssl.CERT_REQUIRED if self.require_client_certificate else ssl.CERT_OPTIONAL
+            )
+        return context
+
+
+def generate_certificate(
+    hostnames: Sequence[str] = (),
+    *,
+    client_ca_file: str | Path | None = None,
+    require_client_certificate: bool = True,
+) -> ServerTls:
     """A development certificate nobody vouches for: clients have to pin its fingerprint.
 
     It is for ``hostnames`` (DNS names or IP addresses), localhost and the loopback
-    addresses, and lives 13 days, so that browsers accept it pinned too.
+    addresses, and lives 13 days, so that browsers accept it pinned too. A server that runs
+    for longer makes the next one a day before, and logs its fingerprint.
+
+    The other arguments are those of :meth:`ServerTls.from_files`.
     """
-    names = list(dict.fromkeys((*hostnames, *_LOCAL_NAMES)))
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "moqtrio development")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _BACKDATED)
-        .not_valid_after(now + _DEVELOPMENT_LIFETIME)
-        .add_extension(
-            x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=False
-        )
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .sign(key, hashes.SHA256())
+    return ServerTls(
+        DevelopmentCertificates(hostnames),
+        client_authorities=_read_client_authorities(client_ca_file),
+        require_client_certificate=require_client_certificate,
     )
-    return ServerTls(certificate=certificate, private_key=key)
 
 
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(name))
-    except ValueError:
-        return x509.DNSName(name.encode("idna").decode("ascii"))
+def _read_client_authorities(path: str | Path | None) -> list[x509.Certificate]:
+    return [] if path is None else read_certificates(Path(path), "client CA")
+
+
+def _to_pem(certificates: Sequence[x509.Certificate]) -> bytes:
+    return b"".join(each.public_bytes(Encoding.PEM) for each in certificates)
 
 
 def explain_certificate_error(detail: str, server: str) -> str:
@@ -219,3 +316,15 @@ def explain_certificate_error(detail: str, server: str) -> str:
         detail = f"certificate refused ({detail})"
         hint = "give a CA file or pin its SHA-256 fingerprint"
     return f"{server}: {detail}; {hint}"
+
+
+__all__ = [
+    "CertificatePin",
+    "ClientTls",
+    "Credentials",
+    "ServerTls",
+    "explain_certificate_error",
+    "fingerprint_of",
+    "generate_certificate",
+    "normalise_fingerprint",
+]

@@ -15,7 +15,7 @@ import trio
 
 from moqtrio.transport.connection import Connection
 from moqtrio.transport.quic.client import connect_over
-from moqtrio.transport.quic.configuration import client_configuration, server_configuration
+from moqtrio.transport.quic.configuration import ServerConfigurations, client_configuration
 from moqtrio.transport.quic.server import Acceptor
 from moqtrio.transport.settings import TransportSettings
 from moqtrio.transport.tls import ClientTls, ServerTls
@@ -27,7 +27,8 @@ CLIENT, SERVER = ("10.0.0.1", 1111), ("10.0.0.2", 4443)
 
 @attrs.define(slots=False)
 class Network:
-    """Delays, loses, duplicates and so reorders datagrams, the same way for one seed."""
+    """Delays, loses, duplicates and so reorders datagrams, the same way for one seed; as
+    slow as ``rate`` says, with a queue before the bottleneck that drops what is too much."""
 
     seed: int = 0
     delay: float = 0.01
@@ -35,6 +36,10 @@ class Network:
     loss: float = 0.0
     duplication: float = 0.0
     cut: bool = False
+    #: Bytes per second each end can send; None for any number.
+    rate: float | None = None
+    #: Bytes that may wait before the bottleneck.
+    queue: int = 64 * 1024
     #: When each datagram set out, from where, and its size.
     sent: list[tuple[float, Any, int]] = attrs.Factory(list)
 
@@ -44,6 +49,7 @@ class Network:
         self._under_way: list[tuple[float, int, bytes, Any, Any]] = []
         self._order = itertools.count()
         self._news = trio.Event()
+        self._free_at: dict[Any, float] = {}
 
     def socket(self, address: Any) -> SimulatedSocket:
         self._sockets[address] = sock = SimulatedSocket(self, address)
@@ -57,6 +63,13 @@ class Network:
             if self.cut or self._random.random() < self.loss:
                 continue
             at = now + self.delay + self._random.random() * self.jitter
+            if self.rate is not None:
+                waits = max(0.0, self._free_at.get(source, 0.0) - now)
+                if waits * self.rate > self.queue:
+                    continue
+                takes = waits + len(data) / self.rate
+                self._free_at[source] = now + takes
+                at += takes
             heapq.heappush(self._under_way, (at, next(self._order), data, source, target))
         self._news.set()
 
@@ -131,7 +144,7 @@ async def simulated_pair(
         acceptor = Acceptor(
             handler,
             nursery,
-            server_configuration(alpn=[ALPN], tls=tls, settings=far_settings, secrets=None),
+            ServerConfigurations(alpn=[ALPN], tls=tls, settings=far_settings, secrets=None),
             far_settings,
         )
         nursery.start_soon(acceptor.add_endpoint(network.socket(SERVER)).run)

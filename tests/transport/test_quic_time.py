@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from cryptography import x509
@@ -14,7 +15,7 @@ from trio.testing import MockClock
 
 from moqtrio.errors import ConnectError
 from moqtrio.transport.connection import ReceiveStream
-from moqtrio.transport.tls import ServerTls
+from moqtrio.transport.tls import Credentials, ServerTls
 
 from .network import Network, simulated_pair
 from .pairs import plain_settings, read_all
@@ -101,6 +102,19 @@ async def test_nothing_is_lost_on_a_bad_network(clock: MockClock, seed: int) -> 
     await exchange(network)
 
 
+@attrs.frozen
+class Fixed:
+    """One certificate for ever."""
+
+    credentials: Credentials
+
+    def load(self) -> Credentials:
+        return self.credentials
+
+    def is_stale(self) -> bool:
+        return False
+
+
 def fixed_size_tls() -> ServerTls:
     """A certificate whose signatures have one length; ECDSA's vary by a byte or two."""
     key = ed25519.Ed25519PrivateKey.generate()
@@ -116,7 +130,7 @@ def fixed_size_tls() -> ServerTls:
         .not_valid_after(now + datetime.timedelta(days=1))
         .sign(key, None)
     )
-    return ServerTls(certificate=certificate, private_key=key)
+    return ServerTls(Fixed(Credentials(certificate, (), key)))
 
 
 def test_one_seed_gives_one_schedule(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from moqtrio.transport.connection import Connection
-from moqtrio.transport.quic.configuration import client_configuration, server_configuration
+from moqtrio.transport.quic.configuration import ServerConfigurations, client_configuration
 from moqtrio.transport.quic.connection import QuicConnection
 from moqtrio.transport.quic.engine import Engine
 from moqtrio.transport.quic.retry import RetryTokens
@@ -50,12 +50,12 @@ async def accepting(
 ) -> AsyncIterator[Acceptor]:
     """An acceptor on a socket of any kind."""
     chosen = settings or plain_settings()
-    configuration = server_configuration(
+    configurations = ServerConfigurations(
         alpn=[ALPN], tls=development_tls(), settings=chosen, secrets=None
     )
     try:
         async with trio.open_nursery() as nursery:
-            acceptor = Acceptor(wait_closed, nursery, configuration, chosen)
+            acceptor = Acceptor(wait_closed, nursery, configurations, chosen)
             nursery.start_soon(acceptor.add_endpoint(sock).run)
             yield acceptor
             nursery.cancel_scope.cancel()
@@ -127,7 +127,7 @@ async def test_junk_first_packets_leave_no_qlog(tmp_path: Path) -> None:
             raw.send(junk_first_packet())
             raw.send(UNKNOWN_VERSION)
             await trio.lowlevel.wait_readable(raw)
-        logger = acceptor._configuration.quic_logger
+        logger = acceptor._configurations.current.quic_logger
         assert logger is not None
         assert logger.to_dict()["traces"] == []
     assert os.listdir(tmp_path) == []

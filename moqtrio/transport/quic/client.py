@@ -22,6 +22,7 @@ from ..tls import ClientTls, explain_certificate_error
 from .configuration import client_configuration, key_log
 from .connection import QuicConnection, format_address
 from .endpoint import Endpoint
+from .engine import PeerCheck
 from .udp import DatagramSocket, UdpSocket
 
 _NO_APPLICATION_PROTOCOL = int(QuicErrorCode.CRYPTO_ERROR) + int(
@@ -49,7 +50,7 @@ async def open_quic(
       host: a name or an IP address.
       port: the UDP port.
       alpn: the application protocols to offer, the preferred one first.
-      tls: how to check the server's certificate; by default, fully.
+      tls: how to check the server's certificate, by default fully, and the client's own.
       server_name: the name to ask for and to expect in the certificate, if not ``host``.
       settings: limits and timers; ``connect_timeout`` holds for each address.
 
@@ -59,12 +60,14 @@ async def open_quic(
     tls = ClientTls() if tls is None else tls
     settings = TransportSettings() if settings is None else settings
     authorities = await tls.load_authorities()
+    credentials = await tls.load_credentials()
     addresses = await resolve(host, port, socket.SOCK_DGRAM)
     with key_log(settings) as secrets, bare_exceptions():
         configuration = client_configuration(
             alpn=alpn,
             tls=tls,
             authorities=authorities,
+            credentials=credentials,
             server_name=server_name or host,
             settings=settings,
             secrets=secrets,
@@ -111,7 +114,7 @@ async def connect_over(
         configuration=configuration,
         settings=settings,
         address=address,
-        pin=tls.pin,
+        peer_check=PeerCheck(pin=tls.pin),
     )
     nursery.start_soon(_drive, endpoint)
     try:
@@ -167,6 +170,11 @@ def _explain(
         return ConnectError(
             f"{where} speaks none of the protocols offered by this side (ALPN: {offered}); "
             "check which versions the server supports"
+        )
+    if connection._engine.was_asked_for_certificate and end.remote:
+        return ConnectError(
+            f"{where} did not accept this client ({end.reason}); it wants a certificate of an "
+            "authority it knows: certificate_file and key_file of ClientTls"
         )
     if end.reason == "handshake timed out":
         timeout = connection._settings.connect_timeout

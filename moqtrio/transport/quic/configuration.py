@@ -6,14 +6,16 @@ import ssl
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TextIO
 
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.logger import QuicFileLogger, QuicLoggerTrace
 
 from ..settings import TransportSettings
-from ..tls import ClientTls, ServerTls
+from ..tls import ClientTls, Credentials, ServerTls
 from .endpoint import CONNECTION_ID_LENGTH
+from .engine import PeerCheck
 
 # RFC 9221 section 3: how to say that any size that fits a packet is fine.
 _ANY_DATAGRAM = 65535
@@ -50,6 +52,7 @@ def client_configuration(
     alpn: Sequence[str],
     tls: ClientTls,
     authorities: bytes | None,
+    credentials: Credentials | None = None,
     server_name: str,
     settings: TransportSettings,
     secrets: TextIO | None,
@@ -59,6 +62,7 @@ def client_configuration(
     unchecked = tls.insecure or tls.pin is not None
     return QuicConfiguration(
         is_client=True,
+        **_identity(credentials),
         server_name=server_name,
         cadata=authorities,
         verify_mode=ssl.CERT_NONE if unchecked else ssl.CERT_REQUIRED,
@@ -76,11 +80,50 @@ def server_configuration(
     """What a server offers."""
     return QuicConfiguration(
         is_client=False,
-        certificate=tls.certificate,
-        certificate_chain=list(tls.chain),
-        private_key=tls.private_key,
+        **_identity(tls.credentials),
         **_common(alpn, settings, secrets),
     )
+
+
+class ServerConfigurations:
+    """What a server offers from now on: its certificate changes."""
+
+    def __init__(
+        self,
+        *,
+        alpn: Sequence[str],
+        tls: ServerTls,
+        settings: TransportSettings,
+        secrets: TextIO | None,
+    ) -> None:
+        self._tls = tls
+        self._make = partial(
+            server_configuration, alpn=alpn, tls=tls, settings=settings, secrets=secrets
+        )
+        self._credentials = tls.credentials
+        self._configuration = self._make()
+        self.client_check: PeerCheck = PeerCheck(
+            client_authorities=tls.client_authorities_pem,
+            required=tls.require_client_certificate,
+        )
+
+    @property
+    def current(self) -> QuicConfiguration:
+        """For the next connection."""
+        if self._credentials is not self._tls.credentials:
+            self._credentials = self._tls.credentials
+            self._configuration = self._make()
+        return self._configuration
+
+
+def _identity(credentials: Credentials | None) -> dict[str, Any]:
+    if credentials is None:
+        return {}
+    return {
+        "certificate": credentials.certificate,
+        "certificate_chain": list(credentials.chain),
+        "private_key": credentials.private_key,
+    }
 
 
 def _common(

@@ -9,15 +9,15 @@ import trio
 from aioquic.quic import events
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import QuicErrorCode
+from cryptography import x509
 
 from ...errors import SessionClosed, SessionCode
 from ..base import ConnectionBase
 from ..connection import BidiStream, ConnectionStatistics
 from ..settings import TransportSettings
 from ..streams import ReceiveHalf, SendHalf
-from ..tls import CertificatePin
 from .codes import stream_code_from_wire
-from .engine import Engine, EngineStream
+from .engine import Engine, EngineStream, PeerCheck
 from .streams import ACCEPTED, ALL_SETTLED, CONSUMED, DISCARDED, QuicReceiveHalf, QuicSendHalf
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class QuicConnection(ConnectionBase):
         address: Any,
         original_destination_connection_id: bytes | None = None,
         retry_source_connection_id: bytes | None = None,
-        pin: CertificatePin | None = None,
+        peer_check: PeerCheck | None = None,
     ) -> None:
         super().__init__(settings)
         self._endpoint = endpoint
@@ -51,7 +51,7 @@ class QuicConnection(ConnectionBase):
             owner=self,
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
-            pin=pin,
+            peer_check=peer_check,
         )
         self._client_side = configuration.is_client
         self._agreed_alpn = ""
@@ -59,6 +59,8 @@ class QuicConnection(ConnectionBase):
         #: Set when the handshake is over, either way.
         self._handshake_over = trio.Event()
         self._on_established: Callable[[QuicConnection], None] | None = None
+        # A client that was asked who it is waits for the server's verdict.
+        self._awaits_verdict = False
         self._dirty = False
         self._started_at = trio.current_time()
         self._heard_at = self._started_at
@@ -246,6 +248,9 @@ class QuicConnection(ConnectionBase):
             if cause is not None:
                 self._engine_closed(*cause)
             else:
+                if self._awaits_verdict and engine.handshake_confirmed:
+                    self._awaits_verdict = False
+                    self._established()
                 self._after_batch()
                 self._lend_credit()
 
@@ -281,7 +286,10 @@ class QuicConnection(ConnectionBase):
         elif isinstance(event, events.ConnectionIdRetired):
             self._endpoint.remove_connection_id(event.connection_id)
         elif isinstance(event, events.HandshakeCompleted):
-            self._established()
+            if self._engine.was_asked_for_certificate:
+                self._awaits_verdict = True
+            else:
+                self._established()
 
     def _established(self) -> None:
         self._endpoint.handshake_completed(self)
@@ -327,6 +335,10 @@ class QuicConnection(ConnectionBase):
     @property
     def remote_address(self) -> str:
         return format_address(self._engine.get_peer_address() or self._address)
+
+    @property
+    def peer_certificate(self) -> x509.Certificate | None:
+        return self._engine.peer_certificate
 
     @property
     def peer_window(self) -> int:

@@ -13,7 +13,6 @@ from typing import Any
 import attrs
 import trio
 from aioquic._buffer import Buffer, BufferReadError
-from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.packet import (
     QuicHeader,
     QuicPacketType,
@@ -26,7 +25,7 @@ from ...errors import ConnectError, MoqError, SessionClosed, SessionCode
 from ..connection import Connection
 from ..settings import SMALLEST_DATAGRAM_SIZE, TransportSettings
 from ..tls import ServerTls
-from .configuration import key_log, server_configuration
+from .configuration import ServerConfigurations, key_log
 from .connection import QuicConnection, format_address
 from .endpoint import CONNECTION_ID_LENGTH, Endpoint
 from .retry import RetryTokens
@@ -47,13 +46,17 @@ _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 class QuicListener:
     """Where a server listens.
 
-    ``addresses`` are (host, port) pairs, ``port`` the one all of them share, and
-    ``fingerprint`` the SHA-256 of the certificate, for clients to pin.
+    ``addresses`` are (host, port) pairs, ``port`` the one all of them share.
     """
 
     addresses: tuple[tuple[str, int], ...]
     port: int
-    fingerprint: str
+    _tls: ServerTls = attrs.field(repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        """The SHA-256 of the certificate new connections get now, for clients to pin."""
+        return self._tls.fingerprint
 
 
 async def serve_quic(
@@ -78,7 +81,7 @@ async def serve_quic(
         is IPv6.
       port: the UDP port; 0 picks a free one.
       alpn: the application protocols spoken, the preferred one first.
-      tls: the certificate.
+      tls: the certificate, which may change meanwhile, and whether clients need one.
       settings: limits and timers.
 
     Raises:
@@ -87,20 +90,21 @@ async def serve_quic(
     settings = TransportSettings() if settings is None else settings
     with ExitStack() as stack:
         secrets = stack.enter_context(key_log(settings))
-        configuration = server_configuration(alpn=alpn, tls=tls, settings=settings, secrets=secrets)
+        configurations = ServerConfigurations(
+            alpn=alpn, tls=tls, settings=settings, secrets=secrets
+        )
         sockets = await _open_sockets(host, port, settings)
         for sock in sockets:
             stack.callback(sock.close)
         addresses = tuple((sock.address[0], sock.address[1]) for sock in sockets)
         async with trio.open_nursery() as nursery:
-            server = Acceptor(handler, nursery, configuration, settings)
+            nursery.start_soon(tls.keep_current)
+            server = Acceptor(handler, nursery, configurations, settings)
             for sock in sockets:
                 endpoint = server.add_endpoint(sock)
                 stack.callback(endpoint.close_all, SessionCode.NO_ERROR, "server shut down")
                 nursery.start_soon(endpoint.run)
-            task_status.started(
-                QuicListener(addresses=addresses, port=addresses[0][1], fingerprint=tls.fingerprint)
-            )
+            task_status.started(QuicListener(addresses, addresses[0][1], tls))
 
 
 class Acceptor:
@@ -110,12 +114,12 @@ class Acceptor:
         self,
         handler: Handler,
         nursery: trio.Nursery,
-        configuration: QuicConfiguration,
+        configurations: ServerConfigurations,
         settings: TransportSettings,
     ) -> None:
         self._handler = handler
         self._nursery = nursery
-        self._configuration = configuration
+        self._configurations = configurations
         self._settings = settings
         self._endpoints: list[Endpoint] = []
         self._tokens = RetryTokens()
@@ -141,11 +145,12 @@ class Acceptor:
             return None
         if header.packet_type == QuicPacketType.VERSION_NEGOTIATION:
             return None
-        if header.version not in self._configuration.supported_versions:
+        configuration = self._configurations.current
+        if header.version not in configuration.supported_versions:
             answer = encode_quic_version_negotiation(
                 source_cid=header.destination_cid,
                 destination_cid=header.source_cid,
-                supported_versions=self._configuration.supported_versions,
+                supported_versions=configuration.supported_versions,
             )
             if not endpoint.socket.blocked:
                 endpoint.send([(answer, address)])
@@ -165,11 +170,12 @@ class Acceptor:
             return None
         connection = QuicConnection(
             endpoint=endpoint,
-            configuration=self._configuration,
+            configuration=configuration,
             settings=self._settings,
             address=address,
             original_destination_connection_id=original_id or header.destination_cid,
             retry_source_connection_id=None if original_id is None else header.destination_cid,
+            peer_check=self._configurations.client_check,
         )
         connection._on_established = self._start_handler
         endpoint.add(connection, header.destination_cid, connection._engine.host_cid)

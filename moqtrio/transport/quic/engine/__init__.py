@@ -13,7 +13,8 @@ Everything else (handshake, loss recovery, congestion control, connection ids, k
 updates, path validation) is aioquic's own.
 """
 
+from .authentication import PeerCheck
 from .core import Engine
 from .stream import EngineOwner, EngineStream
 
-__all__ = ["Engine", "EngineOwner", "EngineStream"]
+__all__ = ["Engine", "EngineOwner", "EngineStream", "PeerCheck"]

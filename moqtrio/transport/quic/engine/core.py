@@ -1,19 +1,17 @@
-"""The engine's outside: its state, its end, its clock, and the certificate check."""
+"""The engine's outside: its state, its end and its clock."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-from aioquic._buffer import Buffer
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.connection import QuicConnectionState
 from aioquic.quic.packet import QuicErrorCode
-from aioquic.tls import AlertBadCertificate
 
 from ...settings import TransportSettings
-from ...tls import CertificatePin
-from .sending import DATAGRAM_FRAME_HEADER, SHORT_HEADER_AND_SEAL, SendingEngine
+from .authentication import AuthenticatingEngine, PeerCheck
+from .sending import DATAGRAM_FRAME_HEADER, SHORT_HEADER_AND_SEAL
 from .stream import EngineOwner, EngineStream
 
 logger: logging.Logger = logging.getLogger("moqtrio.transport")
@@ -23,7 +21,7 @@ _LARGEST_REASON = 256
 _PACKETS_PER_KEY = 1 << 22
 
 
-class Engine(SendingEngine):
+class Engine(AuthenticatingEngine):
     """One QUIC connection without any I/O, clock or task."""
 
     def __init__(
@@ -34,7 +32,7 @@ class Engine(SendingEngine):
         owner: EngineOwner,
         original_destination_connection_id: bytes | None = None,
         retry_source_connection_id: bytes | None = None,
-        pin: CertificatePin | None = None,
+        peer_check: PeerCheck | None = None,
     ) -> None:
         super().__init__(
             configuration=configuration,
@@ -43,9 +41,9 @@ class Engine(SendingEngine):
             original_destination_connection_id=original_destination_connection_id,
             retry_source_connection_id=retry_source_connection_id,
         )
-        self._pin = pin
+        self._peer_check = PeerCheck() if peer_check is None else peer_check
         self._keyed_at = 0  # the first packet number under the current keys
-        self.certificate_error: str | None = None
+        self.certificate_error = None
 
     # Reading the state
 
@@ -58,6 +56,11 @@ class Engine(SendingEngine):
     def handshake_complete(self) -> bool:
         """Whether application data can be sent."""
         return self._handshake_complete
+
+    @property
+    def handshake_confirmed(self) -> bool:
+        """Whether both sides know that the handshake is complete."""
+        return self._handshake_confirmed
 
     @property
     def negotiated_alpn(self) -> str:
@@ -161,32 +164,6 @@ class Engine(SendingEngine):
     def ping(self) -> None:
         """Send a packet the peer has to acknowledge."""
         self.send_ping(0)
-
-    # Inside: TLS
-
-    def _initialize(self, peer_cid: bytes) -> None:
-        super()._initialize(peer_cid)
-        if self._is_client:
-            self._watch_certificate()
-
-    def _watch_certificate(self) -> None:
-        """Check the pin, and keep the error's words, where aioquic checks the chain:
-        before the server's Finished, so before any application data either way."""
-        context, pin = self.tls, self._pin
-        verify = context._client_handle_certificate_verify
-
-        def checked(buffer: Buffer) -> None:
-            try:
-                verify(buffer)
-                if pin is not None:
-                    mismatch = pin.mismatch(context._peer_certificate)
-                    if mismatch is not None:
-                        raise AlertBadCertificate(mismatch)
-            except Exception as error:
-                self.certificate_error = str(error) or type(error).__name__
-                raise
-
-        context._client_handle_certificate_verify = checked
 
     # I/O-free driving
 

@@ -48,21 +48,24 @@ _NEEDED_NAMES = (
 )
 
 
-def missing_names(connection: type) -> list[str]:
-    """Which of the private names we rely on ``connection`` does not have."""
-    set_at_construction = connection.__init__.__code__.co_names  # type: ignore[misc]  # a plain function
-    return [
-        name
-        for name in _NEEDED_NAMES
-        if not hasattr(connection, name) and name not in set_at_construction
+def require_names(kind: type, *names: str) -> None:
+    """Check that aioquic's ``kind`` has the private names we rely on.
+
+    Raises:
+      ImportError: this aioquic is not one of those that are supported.
+    """
+    set_at_construction = kind.__init__.__code__.co_names  # type: ignore[misc]  # a plain function
+    missing = [
+        name for name in names if not hasattr(kind, name) and name not in set_at_construction
     ]
+    if missing:
+        raise ImportError(
+            f"moqtrio supports {SUPPORTED}; the installed aioquic {aioquic.__version__} "
+            f"lacks {', '.join(missing)} of {kind.__name__}"
+        )
 
 
-if _missing := missing_names(QuicConnection):
-    raise ImportError(
-        f"moqtrio supports {SUPPORTED}; the installed aioquic {aioquic.__version__} "
-        f"lacks {', '.join(_missing)}"
-    )
+require_names(QuicConnection, *_NEEDED_NAMES)
 
 # aioquic's annotations describe the streams and buffers that this package replaces, so
 # to the type checkers its connection has any attribute, of any type.
