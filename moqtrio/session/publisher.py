@@ -17,6 +17,7 @@ from ..transport.connection import BidiStream, Connection
 from ..wire import Version, lite
 from .control import ControlStream
 from .fetching import send_group
+from .goaway import Departure
 from .latency import LONGEST_LATENCY, to_wire
 from .patience import REQUEST_TIMEOUT, patiently
 from .pins import PinLimit
@@ -35,6 +36,9 @@ class Publisher:
         version: what it speaks.
         origin: what it may have; None for nothing.
         limits: what each subscription may hold.
+
+    Attributes:
+        departure: whether this side or the peer is about to leave.
     """
 
     def __init__(
@@ -49,6 +53,7 @@ class Publisher:
         self._origin = origin
         self._limits = ServingLimits() if limits is None else limits
         self._subscribe_ids: set[int] = set()
+        self.departure: Departure = Departure(connection, version)
 
     async def handle(self, stream: BidiStream) -> None:
         """Serve one stream the peer opened, to its end.
@@ -89,6 +94,8 @@ class Publisher:
                 f"the peer did not say what it wants within {REQUEST_TIMEOUT} s",
                 code=StreamCode.DELIVERY_TIMEOUT,
             ) from None
+        if message is not lite.Goaway:
+            self.departure.check()
         await handler(self, control, request)
 
     def _find(self, broadcast: str, track: str) -> Track:
@@ -108,15 +115,18 @@ class Publisher:
         if request.subscribe_id in self._subscribe_ids:
             raise DecodeError(f"subscribe id {request.subscribe_id} is in use on this session")
         self._subscribe_ids.add(request.subscribe_id)
+        server = SubscriptionServer(
+            self._connection,
+            control,
+            track,
+            request,
+            self._limits,
+            subscriptions=self._subscribe_ids,
+            departure=self.departure,
+        )
         try:
-            await SubscriptionServer(
-                self._connection,
-                control,
-                track,
-                request,
-                self._limits,
-                subscriptions=self._subscribe_ids,
-            ).run()
+            with self.departure.standing():
+                await server.run()
         finally:
             self._subscribe_ids.discard(request.subscribe_id)
 
@@ -160,18 +170,15 @@ class Publisher:
         control.finish()
 
     async def _goaway(self, control: ControlStream, request: lite.Goaway) -> None:
-        logger.warning(
-            "%s: the peer is going away%s",
-            self._connection.remote_address,
-            f", it names {request.uri}" if request.uri else "",
-        )
-        control.finish()
+        with self.departure.standing():
+            await self.departure.hear(control, request)
 
     async def _announce(self, control: ControlStream, request: lite.AnnounceRequest) -> None:
         """Tell what there is, then what changes, until the peer ends the stream."""
-        async with open_scope() as nursery:
-            nursery.start_soon(_cancel_when_over, control, nursery.cancel_scope)
-            await self._send_announcements(control, request)
+        with self.departure.standing():
+            async with open_scope() as nursery:
+                nursery.start_soon(_cancel_when_over, control, nursery.cancel_scope)
+                await self._send_announcements(control, request)
         control.finish()
 
     async def _send_announcements(

@@ -30,6 +30,7 @@ from ..wire.lite import (
 )
 from .ahead import Ahead
 from .control import ControlStream
+from .goaway import Departure
 from .group_sender import GroupSender, Progress
 from .latency import from_wire
 from .outgoing import OutgoingStreams
@@ -75,6 +76,7 @@ class SubscriptionServer:
         request: how it was asked for.
         limits: what it may hold of this side's memory.
         subscriptions: those that share the connection.
+        departure: says when no new groups are to begin.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class SubscriptionServer:
         limits: ServingLimits | None = None,
         *,
         subscriptions: Sized = (0,),
+        departure: Departure | None = None,
     ) -> None:
         self._connection = connection
         self._control = control
@@ -109,6 +112,7 @@ class SubscriptionServer:
         self._senders: list[GroupSender] = []
         self._ordered = request.ordered
         self._subscriptions = subscriptions
+        self._departure = Departure(connection, control.version) if departure is None else departure
         self._ahead = Ahead()
         self._blocked = 0
         self._started = False
@@ -126,17 +130,19 @@ class SubscriptionServer:
         """
         remove_log = self._log.watchers.add(self._log_changed)
         remove_writable = self._connection.on_writable(self._wakeup.set)
+        end = StreamCode.SESSION_CLOSED  # unless it comes to an end of its own
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._read_updates, nursery.cancel_scope)
                 await self._serve(nursery)
                 nursery.cancel_scope.cancel()
+            end = StreamCode.CANCEL
         finally:
             remove_log()
             remove_writable()
             self._resolver.close()
             for sender in self._senders:
-                sender.reset(StreamCode.CANCEL)
+                sender.reset(end)
         self._control.finish()
 
     async def _serve(self, nursery: trio.Nursery) -> None:
@@ -189,6 +195,8 @@ class SubscriptionServer:
         """Begin groups while there are any and the subscriber keeps up; whether there is
         more to do at once."""
         moved = self._at_edge = False
+        if self._departure.leaving:
+            return False
         for _ in range(_STARTS_PER_TURN):
             if (
                 self._resolver_waits is not None

@@ -33,6 +33,7 @@ from ..transport.connection import BidiStream, Connection, ConnectionStatistics,
 from ..wire import Version, lite
 from .announcements import Announcements
 from .control import ControlStream
+from .goaway import GRACE, Departure, GoingAway
 from .group_stream import StreamGroupConsumer
 from .latency import to_wire
 from .patience import patiently
@@ -109,9 +110,47 @@ class Session:
         """End the session now. Never blocks; idempotent."""
         self._connection.close(code, reason)
 
+    @property
+    def closed(self) -> SessionClosed | None:
+        """Why the session is over; None while it is not."""
+        return self._connection.closed
+
     async def wait_closed(self) -> SessionClosed:
         """Wait until the session is over; returns why."""
         return await self._connection.wait_closed()
+
+    @property
+    def going_away(self) -> GoingAway | None:
+        """What the peer has said of leaving (GOAWAY); None while it has said nothing.
+
+        The session works on until it is closed, but the peer may refuse new requests.
+        """
+        return self._publisher.departure.peer
+
+    async def wait_going_away(self) -> GoingAway:
+        """Wait until the peer says that it leaves; raises SessionClosed where it never does."""
+        return await self._publisher.departure.wait_heard()
+
+    async def go_away(self, uri: str = "", *, grace: float = GRACE) -> None:
+        """End the session in good order (GOAWAY).
+
+        From now on the peer's new requests are refused and no new groups begun. Returns when
+        those that are under way have arrived, or the peer has closed the session, or
+        ``grace`` seconds have passed; then the session is closed. Versions before 04 have
+        no GOAWAY: such a peer is not told, all else is the same.
+
+        Args:
+            uri: where the peer should go; it then has all of ``grace`` to do so.
+            grace: the most seconds this takes.
+
+        Cancelling it leaves the session open, but leaving.
+        """
+        await self._publisher.departure.leave(uri, grace)
+
+    @property
+    def departure(self) -> Departure:
+        """For servers, which close many sessions together."""
+        return self._publisher.departure
 
     # Asking
 
