@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Protocol
 
 import attrs
@@ -82,6 +83,7 @@ class Track:
         self.log.begin_at(first_sequence)
         self._timeline: Timeline | None = None
         self._requests: RequestQueue | None = None
+        self._epoch = secrets.randbits(62)
         self.source: ReplaySource | None = None if store is None else store.attach(self)
         if recording == "durable" and not self.log.is_recorded:
             raise ValueError("recording='durable' needs a store that records the track")
@@ -150,6 +152,15 @@ class Track:
         requests = ReplayRequests(queue, limits)
         self.source = self._requests = queue
         return requests
+
+    @property
+    def epoch(self) -> int:
+        """Identifies the numbering: in one epoch a sequence never means two groups.
+
+        It is that of the track's store, if it has one, and so the same after a restart;
+        else of this object.
+        """
+        return self._epoch if self.source is None else self.source.bounds().epoch
 
     @property
     def timeline(self) -> Timeline | None:

@@ -15,7 +15,9 @@ from ..replay import Resolver, resolve_group
 from ..scope import open_scope
 from ..transport.connection import BidiStream, Connection
 from ..wire import Version, lite
+from .answering import AnsweringTrack, refuse_subscription
 from .control import ControlStream
+from .epoch import find_epoch
 from .fetching import send_group
 from .goaway import Departure
 from .latency import LONGEST_LATENCY, to_wire
@@ -23,7 +25,7 @@ from .patience import REQUEST_TIMEOUT, patiently
 from .pins import PinLimit
 from .priorities import request_priority, stream_priority
 from .serving import ServingLimits, SubscriptionServer
-from .timeline import TimelineTrack, find_timeline, refuse_timeline
+from .timeline import find_timeline
 
 logger: logging.Logger = logging.getLogger("moqtrio.session")
 
@@ -102,7 +104,7 @@ class Publisher:
         found = None if self._origin is None else self._origin.broadcasts.get(broadcast)
         if found is None:
             raise RequestError(f"there is no broadcast {broadcast!r}", code=StreamCode.UNROUTABLE)
-        answer = found.tracks.get(track) or find_timeline(found, track)
+        answer = found.tracks.get(track) or find_timeline(found, track) or find_epoch(found, track)
         if answer is None:
             raise RequestError(
                 f"the broadcast {broadcast!r} has no track {track!r}", code=StreamCode.NOT_FOUND
@@ -111,7 +113,7 @@ class Publisher:
 
     async def _subscribe(self, control: ControlStream, request: lite.Subscribe) -> None:
         track = self._find(request.broadcast, request.track)
-        refuse_timeline(track)
+        refuse_subscription(track)
         if request.subscribe_id in self._subscribe_ids:
             raise DecodeError(f"subscribe id {request.subscribe_id} is in use on this session")
         self._subscribe_ids.add(request.subscribe_id)
@@ -145,7 +147,7 @@ class Publisher:
         answered = False
         async with open_scope() as nursery:
             nursery.start_soon(_cancel_when_unwanted, control, nursery.cancel_scope)
-            if isinstance(track, TimelineTrack):
+            if isinstance(track, AnsweringTrack):
                 await track.send_answer(control.send, request.sequence)
             else:
                 reader = await resolve_group(resolver)

@@ -23,10 +23,9 @@ from ..errors import (
     StreamReset,
     describe_stream_code,
 )
-from ..model import Broadcast, Frame, GroupConsumer, Track
+from ..model import Broadcast, Frame, GroupConsumer
 from ..model.timeline import Timeline
-from ..transport.connection import SendStream
-from ..wire.lite import encode_frames
+from .answering import AnsweringTrack
 
 if TYPE_CHECKING:
     from .session import Session
@@ -41,20 +40,18 @@ _LARGEST_SEQUENCE = 2**62 - 1
 # The publisher's side.
 
 
-class TimelineTrack(Track):
-    """The timeline of a track, for as long as one request needs it."""
+class TimelineTrack(AnsweringTrack):
+    """The timeline of a track."""
 
     def __init__(self, broadcast: str, name: str, timeline: Timeline) -> None:
         super().__init__(broadcast, name)
         self._timed = timeline
 
-    async def send_answer(self, stream: SendStream, second: int) -> None:
-        """Send the one frame of a group. Raises ReplayError, and what the stream raises."""
-        sequence = await self._timed.find(float(second))
+    async def answer(self, sequence: int) -> Frame:
+        """Where to start to get everything from the second ``sequence`` on."""
+        found = await self._timed.find(float(sequence))
         now_us = int(self._timed.now() * 1e6)
-        payload = json.dumps({"sequence": sequence, "now": now_us / 1e6}).encode()
-        encoded, _ = encode_frames([Frame(payload, now_us)])
-        await stream.send_all(encoded)
+        return Frame(json.dumps({"sequence": found, "now": now_us / 1e6}).encode(), now_us)
 
 
 def find_timeline(broadcast: Broadcast, name: str) -> TimelineTrack | None:
@@ -64,16 +61,6 @@ def find_timeline(broadcast: Broadcast, name: str) -> TimelineTrack | None:
     track = broadcast.tracks.get(name.removesuffix(SUFFIX))
     timeline = None if track is None else track.timeline
     return None if timeline is None else TimelineTrack(broadcast.path, name, timeline)
-
-
-def refuse_timeline(track: Track) -> None:
-    """Raise RequestError for a timeline: it is not one group after another."""
-    if isinstance(track, TimelineTrack):
-        raise RequestError(
-            f"the timeline {track.name!r} cannot be subscribed to: fetch the group whose "
-            "sequence is the Unix time",
-            code=StreamCode.NOT_FOUND,
-        )
 
 
 # The subscriber's side.
