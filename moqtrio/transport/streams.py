@@ -394,7 +394,7 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
             self._busy = False
         return self.receive_nowait(max_bytes)
 
-    async def _receive_idly(self) -> bytes:
+    async def _receive_idly(self, max_bytes: int | None = None) -> bytes:
         """Like ``receive_some``, for a reader that always waits: that says nothing about
         what the peer should be given credit for."""
         self._claim("receiving on this stream")
@@ -404,7 +404,7 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
                 await self._sleep()
         finally:
             self._busy = False
-        return self.receive_nowait()
+        return self.receive_nowait(max_bytes)
 
     def stop(self, code: int) -> None:
         if self._closed:

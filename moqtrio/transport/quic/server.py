@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -21,8 +21,8 @@ from aioquic.quic.packet import (
     pull_quic_header,
 )
 
-from ...errors import ConnectError, MoqError, SessionClosed, SessionCode
-from ..connection import Connection
+from ...errors import ConnectError, SessionCode
+from ..handling import Handler, run_handler
 from ..settings import SMALLEST_DATAGRAM_SIZE, TransportSettings
 from ..tls import ServerTls
 from .configuration import ServerConfigurations, key_log
@@ -32,8 +32,6 @@ from .retry import RetryTokens
 from .udp import DatagramSocket, UdpSocket
 
 logger: logging.Logger = logging.getLogger("moqtrio.transport")
-
-Handler = Callable[[Connection], Awaitable[object]]
 
 # Handshakes under way, at most, for clients that did not prove their address.
 _MOST_UNPROVEN = 256
@@ -199,53 +197,9 @@ class Acceptor:
         endpoint.send([(answer, address)])
 
     def _start_handler(self, connection: QuicConnection) -> None:
-        self._nursery.start_soon(self._handle, connection, name=f"quic {connection.remote_address}")
-
-    async def _handle(self, connection: QuicConnection) -> None:
-        code, reason = SessionCode.NO_ERROR, ""
-        try:
-            await self._handler(connection)
-        except BaseException as error:
-            cancelled, failure = _split_cancellation(error)
-            if failure is not None and not isinstance(failure, Exception):
-                raise
-            if failure is not None:
-                if not _is_wholly(failure, SessionClosed):
-                    code, reason = SessionCode.INTERNAL, "internal error"
-                _log_failure(connection, failure)
-            if cancelled is not None:
-                code, reason = SessionCode.NO_ERROR, "server shut down"
-                raise cancelled from None
-        finally:
-            connection.close(code, reason)
-
-
-def _split_cancellation(
-    error: BaseException,
-) -> tuple[BaseException | None, BaseException | None]:
-    """What of ``error`` is Trio's cancellation, and what is not."""
-    if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)
-    return (error, None) if isinstance(error, trio.Cancelled) else (None, error)
-
-
-def _log_failure(connection: QuicConnection, error: Exception) -> None:
-    """What a handler ended with: the end of its connection is news to nobody, a peer's
-    fault is one line, and a defect is a traceback."""
-    peer = connection.remote_address
-    if _is_wholly(error, SessionClosed):
-        logger.debug("connection with %s: %s", peer, connection.closed)
-    elif isinstance(error, MoqError):
-        logger.warning("connection with %s: %s", peer, error)
-    else:
-        logger.error("handler for %s failed", peer, exc_info=error)
-
-
-def _is_wholly(error: Exception, kind: type[Exception]) -> bool:
-    """Whether an error, or every error in a group of them, is of one kind."""
-    if isinstance(error, ExceptionGroup):
-        return error.split(kind)[1] is None
-    return isinstance(error, kind)
+        self._nursery.start_soon(
+            run_handler, self._handler, connection, name=f"quic {connection.remote_address}"
+        )
 
 
 async def _open_sockets(

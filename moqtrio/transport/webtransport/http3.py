@@ -1,0 +1,385 @@
+"""One HTTP/3 connection, as far as WebTransport needs it: what client and server share.
+
+Tasks read the control streams and the CONNECT streams, and look at the first bytes of
+every other stream; from then on a session's streams are its own.
+"""
+
+from __future__ import annotations
+
+import abc
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import attrs
+import trio
+from aioquic.buffer import encode_uint_var
+
+from ...errors import SessionClosed, SessionCode, StreamReset
+from ..base import ConnectionBase
+from ..connection import URGENT, BidiStream, Connection, ReceiveStream
+from ..quic.codes import SESSION_GONE, WireCode, stream_code_to_wire
+from ..streams import ReceiveHalf
+from .capsules import Capsules, CloseSession
+from .codes import (
+    CapsuleType,
+    FrameType,
+    H3Code,
+    H3Error,
+    MessageError,
+    Setting,
+    StreamType,
+)
+from .fields import FieldCoder
+from .frames import (
+    ControlFrames,
+    RequestFrames,
+    decode_id,
+    decode_settings,
+    encode_settings,
+    own_settings,
+)
+from .records import read_varint
+from .session import WebTransportSession
+
+logger: logging.Logger = logging.getLogger("moqtrio.transport")
+
+_CRITICAL = (StreamType.CONTROL, StreamType.QPACK_ENCODER, StreamType.QPACK_DECODER)
+_LARGEST_QUARTER = (1 << 60) - 1  # RFC 9297 section 2.1
+# Streams whose first bytes are waited for at a time; others queue behind them.
+_MOST_DAWDLING = 256
+
+
+class Http3Connection(abc.ABC):
+    """One end of an HTTP/3 connection over ``carrier``."""
+
+    def __init__(self, carrier: Connection, *, max_sessions: int) -> None:
+        if not isinstance(carrier, ConnectionBase):
+            raise TypeError(f"WebTransport runs on moqtrio's own connections, not {carrier!r}")
+        self._carrier: ConnectionBase = carrier
+        self._max_sessions = max_sessions
+        self._timeout: float = carrier._settings.connect_timeout
+        self._fields = FieldCoder()
+        self._sessions: dict[int, WebTransportSession] = {}
+        self._critical: set[int] = set()  # types of critical streams the peer opened
+        self._peer_settings: dict[int, int] = {}
+        self._settings_arrived = trio.Event()
+        self._last_goaway: int | None = None
+        self._dawdling = trio.Semaphore(_MOST_DAWDLING)
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Begin, and serve the connection in tasks of ``nursery``."""
+        self._nursery = nursery
+        nursery.start_soon(self._guarded, self._route_uni_forever)
+        nursery.start_soon(self._guarded, self._route_bidi_forever)
+        nursery.start_soon(self._guarded, self._route_datagrams_forever)
+        control = await self._carrier.open_uni()
+        control.set_priority(URGENT)
+        settings = encode_settings(own_settings(self._max_sessions))
+        control.send_nowait(encode_uint_var(StreamType.CONTROL) + settings)
+
+    async def _guarded(self, task: Callable[..., Awaitable[None]], *args: Any) -> None:
+        """What the peer does wrong ends the connection, and that ends every task."""
+        try:
+            await task(*args)
+        except H3Error as error:
+            self.fail(error)
+        except SessionClosed:
+            pass
+
+    def fail(self, error: H3Error) -> None:
+        """The peer broke the rules."""
+        logger.debug("%s: HTTP/3 %s: %s", self._carrier.remote_address, error.code.name, error)
+        self._carrier.close(error.code, str(error))
+
+    def shut(self, code: int = SessionCode.NO_ERROR, reason: str = "") -> None:
+        """Close every session, and the connection."""
+        if self._carrier.closed is not None:
+            return
+        for session in tuple(self._sessions.values()):
+            session.close(code, reason)
+        # A peer that never reads the capsule learns the same from the connection's end.
+        self._carrier._flush_now()
+        wire = stream_code_to_wire(code) if code else int(H3Code.NO_ERROR)
+        self._carrier.close(wire, reason)
+
+    # What client and server do differently
+
+    @abc.abstractmethod
+    def _request_arrived(self, stream: BidiStream, taken: bytes) -> None:
+        """The peer opened a bidirectional stream that belongs to no session, and begins
+        with ``taken``."""
+
+    @abc.abstractmethod
+    def _session_of(self, session_id: int) -> WebTransportSession | None:
+        """Whose stream or datagram it is. Raises H3Error where there can be none."""
+
+    def _stream_without_session(self, session_id: int, stream: BidiStream | ReceiveHalf) -> None:
+        """A stream came whose session is over, or yet to come."""
+        self._drop(stream, SESSION_GONE)
+
+    @abc.abstractmethod
+    def _goaway(self, number: int) -> None:
+        """The peer wants no more of what has this number or a higher one."""
+
+    # Streams the peer opens
+
+    async def _route_uni_forever(self) -> None:
+        carrier = self._carrier
+        while True:
+            await carrier._wait_for_uni()
+            for stream in carrier._take_uni():
+                prefix = self._take_prefix(stream, StreamType.WEBTRANSPORT)
+                if prefix is not None:
+                    self._route_uni(stream, prefix)
+                elif self._is_over(stream):
+                    self._drop(stream, H3Code.NO_ERROR.on_wire)
+                else:
+                    await self._dawdling.acquire()
+                    self._nursery.start_soon(self._guarded, self._route_late_uni, stream)
+
+    async def _route_bidi_forever(self) -> None:
+        carrier = self._carrier
+        while True:
+            await carrier._wait_for_bidi()
+            for stream in carrier._take_bidi():
+                receiver = stream.receive
+                assert isinstance(receiver, ReceiveHalf)
+                prefix = self._take_prefix(receiver, FrameType.WEBTRANSPORT_STREAM)
+                if prefix is not None:
+                    self._route_bidi(stream, prefix)
+                elif self._is_over(receiver):
+                    self._drop(stream, H3Code.REQUEST_INCOMPLETE.on_wire)
+                else:
+                    await self._dawdling.acquire()
+                    self._nursery.start_soon(self._guarded, self._route_late_bidi, stream, receiver)
+
+    def _take_prefix(self, receiver: ReceiveHalf, mark: int) -> Prefix | None:
+        """What a stream starts with, if that is all there."""
+        try:
+            prefix = Prefix.of(receiver.peek_nowait(), mark)
+            if prefix is not None:
+                receiver.receive_nowait(len(prefix.taken))
+        except (trio.WouldBlock, StreamReset):
+            return None
+        return prefix
+
+    @staticmethod
+    def _is_over(receiver: ReceiveHalf) -> bool:
+        try:
+            return not receiver.peek_nowait()
+        except StreamReset:
+            return True
+        except trio.WouldBlock:
+            return False
+
+    async def _route_late_uni(self, stream: ReceiveHalf) -> None:
+        prefix = await self._wait_for_prefix(stream, StreamType.WEBTRANSPORT)
+        if prefix is not None:
+            self._route_uni(stream, prefix)
+        else:
+            self._drop(stream, H3Code.STREAM_CREATION_ERROR.on_wire)
+
+    async def _route_late_bidi(self, stream: BidiStream, receiver: ReceiveHalf) -> None:
+        prefix = await self._wait_for_prefix(receiver, FrameType.WEBTRANSPORT_STREAM)
+        if prefix is not None:
+            self._route_bidi(stream, prefix)
+        else:
+            self._drop(stream, H3Code.REQUEST_INCOMPLETE.on_wire)
+
+    async def _wait_for_prefix(self, receiver: ReceiveHalf, mark: int) -> Prefix | None:
+        """What a stream starts with, if that comes in time."""
+        taken = b""
+        try:
+            with trio.move_on_after(self._timeout):
+                while (prefix := Prefix.of(taken, mark)) is None:
+                    octet = await receiver._receive_idly(1)
+                    if not octet:
+                        return None
+                    taken += octet
+                return prefix
+        except StreamReset:
+            pass
+        finally:
+            self._dawdling.release()
+        return None
+
+    def _route_uni(self, stream: ReceiveHalf, prefix: Prefix) -> None:
+        kind = prefix.kind
+        if kind == StreamType.WEBTRANSPORT:
+            session = self._session_of(prefix.session_id)
+            if session is None:
+                self._stream_without_session(prefix.session_id, stream)
+            else:
+                session.adopt_uni(stream)
+        elif kind in _CRITICAL:
+            if kind in self._critical:
+                raise H3Error(H3Code.STREAM_CREATION_ERROR, f"a second stream of type {kind:#x}")
+            self._critical.add(kind)
+            self._carrier._stream_accepted(stream)
+            self._nursery.start_soon(self._guarded, self._read_critical, stream, kind)
+        elif kind == StreamType.PUSH:
+            raise H3Error(
+                # RFC 9114 sections 4.6 and 6.2.2: only servers push, and only when asked.
+                H3Code.ID_ERROR if self._carrier.is_client else H3Code.STREAM_CREATION_ERROR,
+                "a push stream",
+            )
+        else:
+            self._drop(stream, H3Code.STREAM_CREATION_ERROR.on_wire)
+
+    def _route_bidi(self, stream: BidiStream, prefix: Prefix) -> None:
+        if prefix.kind != FrameType.WEBTRANSPORT_STREAM:
+            self._request_arrived(stream, prefix.taken)
+            return
+        session = self._session_of(prefix.session_id)
+        if session is None:
+            self._stream_without_session(prefix.session_id, stream)
+        else:
+            session.adopt_bidi(stream)
+
+    def _drop(self, stream: BidiStream | ReceiveHalf, code: WireCode) -> None:
+        """Nobody wants a stream the peer opened."""
+        receiver = stream.receive if isinstance(stream, BidiStream) else stream
+        assert isinstance(receiver, ReceiveHalf)
+        self._carrier._stream_accepted(receiver)
+        receiver.stop(code)
+        if isinstance(stream, BidiStream):
+            stream.send.reset(code)
+
+    # Critical streams
+
+    async def _read_critical(self, stream: ReceiveHalf, kind: int) -> None:
+        consume = {
+            StreamType.CONTROL: self._control_data(),
+            StreamType.QPACK_ENCODER: self._fields.feed_encoder_stream,
+            StreamType.QPACK_DECODER: self._fields.feed_decoder_stream,
+        }[StreamType(kind)]
+        try:
+            while data := await stream._receive_idly():
+                consume(data)
+        except StreamReset:
+            pass
+        raise H3Error(H3Code.CLOSED_CRITICAL_STREAM, f"a stream of type {kind:#x} ended")
+
+    def _control_data(self) -> Callable[[bytes], None]:
+        frames = ControlFrames()
+
+        def consume(data: bytes) -> None:
+            for kind, value in frames.feed(data):
+                self._control_frame(kind, value)
+
+        return consume
+
+    def _control_frame(self, kind: int, value: bytes) -> None:
+        if kind == FrameType.SETTINGS:
+            self._peer_settings = decode_settings(value)
+            takes_datagrams = bool(
+                self._peer_settings.get(Setting.H3_DATAGRAM)
+                or self._peer_settings.get(Setting.H3_DATAGRAM_DRAFT_04)
+            )
+            for session in self._sessions.values():
+                session.takes_datagrams = takes_datagrams
+            self._settings_arrived.set()
+            return
+        number = decode_id(value)
+        if kind == FrameType.GOAWAY:
+            # RFC 9114 section 5.2.
+            if self._last_goaway is not None and number > self._last_goaway:
+                raise H3Error(H3Code.ID_ERROR, f"GOAWAY went up to {number}")
+            self._last_goaway = number
+            self._goaway(number)
+        elif kind == FrameType.CANCEL_PUSH:
+            raise H3Error(H3Code.ID_ERROR, f"CANCEL_PUSH of push {number}, which there is not")
+        elif self._carrier.is_client:
+            raise H3Error(H3Code.FRAME_UNEXPECTED, "MAX_PUSH_ID from a server")
+
+    # Sessions
+
+    def _begin_session(
+        self, connect: BidiStream, *, authority: str, path: str
+    ) -> WebTransportSession:
+        session = WebTransportSession(self._carrier, connect, authority=authority, path=path)
+        session.takes_datagrams = bool(self._peer_settings.get(Setting.H3_DATAGRAM))
+        self._sessions[session.session_id] = session
+        return session
+
+    async def _watch(
+        self, session: WebTransportSession, connect: ReceiveStream, frames: RequestFrames
+    ) -> None:
+        """Read a CONNECT stream to its end, which is the session's."""
+        assert isinstance(connect, ReceiveHalf)
+        capsules = Capsules()
+        ended = False
+        try:
+            data = b""  # something may have come with the headers
+            while True:
+                for _, piece in frames.feed(data):
+                    if ended:
+                        raise MessageError("something after the session's end")
+                    for kind, value in capsules.feed(piece):
+                        ended = self._capsule(session, kind, value) or ended
+                data = await connect._receive_idly()
+                if not data:
+                    break
+            if not frames.between_records:
+                raise H3Error(H3Code.FRAME_ERROR, "a CONNECT stream ends within a frame")
+            if not capsules.between_records:
+                raise MessageError("a CONNECT stream ends within a capsule")
+            session.closed_by_peer(SessionCode.NO_ERROR, "")
+        except StreamReset as error:
+            session.closed_by_peer(
+                SessionCode.INTERNAL, f"the CONNECT stream was reset ({_describe(error.code)})"
+            )
+        except MessageError as error:
+            connect.stop(error.code.on_wire)
+            session._connect.reset(error.code.on_wire)
+            session.closed_by_peer(SessionCode.PROTOCOL_VIOLATION, str(error))
+
+    def _capsule(self, session: WebTransportSession, kind: int, value: bytes) -> bool:
+        """True if it ended the session."""
+        if kind == CapsuleType.CLOSE_SESSION:
+            close = CloseSession.decode(value)
+            session.closed_by_peer(close.code, close.reason)
+            return True
+        logger.debug("%s: the peer drains a session", self._carrier.remote_address)
+        return False
+
+    # Datagrams
+
+    async def _route_datagrams_forever(self) -> None:
+        while True:
+            data = await self._carrier.receive_datagram()
+            quarter = read_varint(data)
+            if quarter is None or quarter[0] > _LARGEST_QUARTER:
+                raise H3Error(H3Code.DATAGRAM_ERROR, "a datagram of no stream")
+            session = self._sessions.get(quarter[0] * 4)
+            # One that overtook its session, or outlived it, is lost, as datagrams may be.
+            if session is not None:
+                session.datagram_arrived(data[quarter[1] :])
+
+
+@attrs.frozen
+class Prefix:
+    """What a stream starts with: what it is, and whose."""
+
+    kind: int
+    session_id: int
+    taken: bytes
+
+    @classmethod
+    def of(cls, data: bytes, mark: int) -> Prefix | None:
+        """The prefix of a stream, or None while it is not all there. Only after the type
+        ``mark`` comes the number of a session."""
+        kind = read_varint(data)
+        if kind is None:
+            return None
+        if kind[0] != mark:
+            return cls(kind[0], 0, data[: kind[1]])
+        session_id = read_varint(data, kind[1])
+        if session_id is None:
+            return None
+        return cls(kind[0], session_id[0], data[: session_id[1]])
+
+
+def _describe(code: int) -> str:
+    return H3Code(code).name if code in set(H3Code) else f"code {code:#x}"
