@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import trio
 
 from moqtrio.transport.connection import Connection
+from moqtrio.transport.http import HttpListener, open_websocket, serve_http
 from moqtrio.transport.memory import memory_connection_pair
 from moqtrio.transport.quic import QuicListener, open_quic, serve_quic
 from moqtrio.transport.settings import TransportSettings
@@ -92,7 +93,51 @@ async def memory_pair(
     near.close()
 
 
-PAIRS = {"memory": memory_pair, "quic": quic_pair}
+@asynccontextmanager
+async def websocket_pair(
+    *,
+    client: TransportSettings | None = None,
+    server: TransportSettings | None = None,
+    encrypted: bool = False,
+) -> AsyncIterator[tuple[Connection, Connection]]:
+    """A client's and a server's connection over loopback TCP."""
+    send, receive = trio.open_memory_channel[Connection](1)
+
+    async def handler(connection: Connection) -> None:
+        send.send_nowait(connection)
+        await connection.wait_closed()
+
+    async def serve(task_status: trio.TaskStatus[HttpListener]) -> None:
+        await serve_http(
+            handler,
+            "127.0.0.1",
+            0,
+            protocols=[ALPN],
+            tls=development_tls(),
+            settings=server or plain_settings(),
+            task_status=task_status,
+        )
+
+    async with trio.open_nursery() as nursery:
+        listener: HttpListener = await nursery.start(serve)
+        async with open_websocket(
+            "127.0.0.1",
+            listener.port,
+            protocols=[ALPN],
+            encrypted=encrypted,
+            tls=pinned(),
+            settings=client or plain_settings(),
+        ) as near:
+            yield near, await receive.receive()
+        nursery.cancel_scope.cancel()
+
+
+PAIRS = {
+    "memory": memory_pair,
+    "quic": quic_pair,
+    "websocket": websocket_pair,
+    "websocket-tls": partial(websocket_pair, encrypted=True),
+}
 
 
 async def read_all(stream: Any) -> bytes:

@@ -193,7 +193,7 @@ async def connected(tasks: asyncio.TaskGroup, url: str, fingerprint: str) -> Asy
     async with moq.connect(
         url,
         tls_fingerprints=[fingerprint],
-        websocket_enabled=False,
+        websocket_enabled=url.startswith("ws"),
         reconnect=False,
         publish=published,
         subscribe=received,
