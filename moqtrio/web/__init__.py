@@ -1,0 +1,1 @@
+"""The page of ``moqtrio serve --web``: a moq-lite client in plain JavaScript, without a build step."""
