@@ -1,7 +1,8 @@
 """Sessions: moq-lite spoken over a connection, on behalf of an origin and an application."""
 
 from .announcements import Announcements
-from .connect import Listener, open_session, serve
+from .connect import open_session
+from .listening import Listener, serve
 from .serving import ServingLimits
 from .session import Session, SessionSettings, open_session_over
 from .subscription import Gap, Order, Subscription

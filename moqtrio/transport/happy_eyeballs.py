@@ -50,10 +50,15 @@ def interleaved(addresses: Sequence[tuple[int, Any]]) -> list[tuple[int, Any]]:
     return turns
 
 
-async def race(attempts: Sequence[Callable[[], Awaitable[T]]], discard: Callable[[T], object]) -> T:
+async def race(
+    attempts: Sequence[Callable[[], Awaitable[T]]],
+    *,
+    discard: Callable[[T], object],
+    delay: float = ATTEMPT_DELAY,
+) -> T:
     """The result of the first attempt that succeeds.
 
-    An attempt begins when the one before it has failed, or after :data:`ATTEMPT_DELAY`.
+    An attempt begins when the one before it has failed, or ``delay`` seconds after it.
     Once one has succeeded the others are cancelled; ``discard`` is called with what one of
     them brought all the same.
 
@@ -80,7 +85,7 @@ async def race(attempts: Sequence[Callable[[], Awaitable[T]]], discard: Callable
         for index in range(len(attempts)):
             failed = trio.Event()
             nursery.start_soon(attempt, index, failed)
-            with trio.move_on_after(ATTEMPT_DELAY):
+            with trio.move_on_after(delay):
                 await failed.wait()
     if won:
         return won[0]

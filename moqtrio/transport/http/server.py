@@ -156,7 +156,9 @@ class _Server:
 async def _listen(host: str | None, port: int) -> list[trio.SocketListener]:
     where = f"TCP {format_address((host or '*', port))}"
     try:
-        return await trio.open_tcp_listeners(port, host=host or None)
+        # Trio's listeners at "::" are for IPv6 alone; as UDP's, this one is for all.
+        everywhere = not host or host == "::"
+        return await trio.open_tcp_listeners(port, host=None if everywhere else host)
     except socket.gaierror as error:
         raise ConnectError(f"cannot find the address of {host!r}: {error.strerror}") from error
     except OSError as error:
