@@ -88,6 +88,10 @@ class TransportSettings:
     socket_buffer: int = attrs.field(default=_MEBIBYTE, validator=_between(4096, 1 << 30))
     #: Connections a listener keeps at once; further ones get no answer.
     max_connections: int = attrs.field(default=10_000, validator=_positive)
+    #: Handshakes under way, or half of ``max_connections`` if that is less, from which on a
+    #: listener makes new clients prove their address (Retry), which costs them a round
+    #: trip; 0 always does.
+    retry_threshold: int = attrs.field(default=256, validator=_between(0, 1 << 20))
 
     #: Read and write ordinary packets with moqtrio's own code instead of aioquic's.
     fast_path: bool = True

@@ -11,12 +11,26 @@ import os
 import struct
 from typing import Any
 
+from aioquic.quic.crypto import CryptoPair
+from aioquic.quic.packet import (
+    QuicErrorCode,
+    QuicFrameType,
+    QuicHeader,
+    QuicPacketType,
+    encode_quic_retry,
+)
+from aioquic.quic.packet_builder import QuicPacketBuilder
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from ..settings import SMALLEST_DATAGRAM_SIZE
+
+# Tells our tokens from those that clients keep from other servers, which mean nothing.
+_MARK = b"moqtrio\x01"
 _NONCE = 12
 _LIFETIME = 10.0  # seconds
 _EXPIRY = struct.Struct("!d")
+_CONNECTION_ID_LENGTH = 8
 
 
 class RetryTokens:
@@ -29,17 +43,61 @@ class RetryTokens:
         """A token for the client at ``address``, which shall go on with ``connection_id``."""
         nonce = os.urandom(_NONCE)
         content = _EXPIRY.pack(now + _LIFETIME) + original_id
-        return nonce + self._aead.encrypt(nonce, content, _bound_to(connection_id, address))
+        sealed = self._aead.encrypt(nonce, content, _bound_to(connection_id, address))
+        return _MARK + nonce + sealed
 
     def open(self, token: bytes, connection_id: bytes, address: Any, now: float) -> bytes | None:
         """The connection id the client began with, or None if the token proves nothing."""
-        nonce, sealed = token[:_NONCE], token[_NONCE:]
+        if not is_retry_token(token):
+            return None
+        nonce, sealed = token[len(_MARK) :][:_NONCE], token[len(_MARK) + _NONCE :]
         try:
             content = self._aead.decrypt(nonce, sealed, _bound_to(connection_id, address))
         except (InvalidTag, ValueError):
             return None
         (expiry,) = _EXPIRY.unpack_from(content)
         return content[_EXPIRY.size :] if now < expiry else None
+
+
+def is_retry_token(token: bytes) -> bool:
+    """Whether a client claims to answer a Retry packet of a server like this."""
+    return token.startswith(_MARK)
+
+
+def encode_retry(tokens: RetryTokens, header: QuicHeader, address: Any, now: float) -> bytes:
+    """The Retry packet that answers a first packet."""
+    next_id = os.urandom(_CONNECTION_ID_LENGTH)
+    return encode_quic_retry(
+        version=header.version or 0,
+        source_cid=next_id,
+        destination_cid=header.source_cid,
+        original_destination_cid=header.destination_cid,
+        retry_token=tokens.seal(header.destination_cid, next_id, address, now),
+    )
+
+
+def encode_token_refusal(header: QuicHeader) -> bytes:
+    """The answer to a token that does not hold: close at once, since a client takes one
+    Retry only and would wait in vain (RFC 9000 section 8.1.2)."""
+    crypto = CryptoPair()
+    version = header.version or 0
+    crypto.setup_initial(cid=header.destination_cid, is_client=False, version=version)
+    builder = QuicPacketBuilder(
+        host_cid=header.destination_cid,
+        peer_cid=header.source_cid,
+        version=version,
+        is_client=False,
+        max_datagram_size=SMALLEST_DATAGRAM_SIZE,
+    )
+    builder.start_packet(QuicPacketType.INITIAL, crypto)
+    reason = b"the address changed, or the token expired"
+    frame = builder.start_frame(QuicFrameType.TRANSPORT_CLOSE, capacity=8 + len(reason))
+    frame.push_uint_var(QuicErrorCode.INVALID_TOKEN)
+    frame.push_uint_var(QuicFrameType.PADDING)
+    frame.push_uint_var(len(reason))
+    frame.push_bytes(reason)
+    [datagram], _ = builder.flush()
+    return datagram
 
 
 def _bound_to(connection_id: bytes, address: Any) -> bytes:

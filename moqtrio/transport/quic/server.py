@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import os
 import socket
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,9 +13,7 @@ import attrs
 import trio
 from aioquic._buffer import Buffer, BufferReadError
 from aioquic.quic.packet import (
-    QuicHeader,
     QuicPacketType,
-    encode_quic_retry,
     encode_quic_version_negotiation,
     pull_quic_header,
 )
@@ -28,13 +25,11 @@ from ..tls import ServerTls
 from .configuration import ServerConfigurations, key_log
 from .connection import QuicConnection, format_address
 from .endpoint import CONNECTION_ID_LENGTH, Endpoint
-from .retry import RetryTokens
+from .retry import RetryTokens, encode_retry, encode_token_refusal, is_retry_token
 from .udp import DatagramSocket, UdpSocket
 
 logger: logging.Logger = logging.getLogger("moqtrio.transport")
 
-# Handshakes under way, at most, for clients that did not prove their address.
-_MOST_UNPROVEN = 256
 _WARNING_INTERVAL = 10.0  # seconds
 # How a machine without IPv6 says so.
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
@@ -121,7 +116,8 @@ class Acceptor:
         self._settings = settings
         self._endpoints: list[Endpoint] = []
         self._tokens = RetryTokens()
-        self._most_unproven = min(_MOST_UNPROVEN, settings.max_connections // 2)
+        # Those who did not prove their address must not take up every place there is.
+        self._retry_threshold = min(settings.retry_threshold, settings.max_connections // 2)
         self._warn_at = trio.current_time()
 
     def add_endpoint(self, sock: DatagramSocket) -> Endpoint:
@@ -150,8 +146,7 @@ class Acceptor:
                 destination_cid=header.source_cid,
                 supported_versions=configuration.supported_versions,
             )
-            if not endpoint.socket.blocked:
-                endpoint.send([(answer, address)])
+            _answer(endpoint, answer, address)
             return None
         # RFC 9000 section 7.2: a client's first connection id has 8 bytes or more.
         if header.packet_type != QuicPacketType.INITIAL or len(header.destination_cid) < 8:
@@ -163,9 +158,13 @@ class Acceptor:
                 logger.warning("at the limit of %d connections: ignoring %s", known, address)
             return None
         original_id = self._tokens.open(header.token, header.destination_cid, address, now)
-        if original_id is None and self._is_beleaguered():
-            self._send_retry(endpoint, header, address, now)
-            return None
+        if original_id is None:
+            if is_retry_token(header.token):
+                _answer(endpoint, encode_token_refusal(header), address)
+                return None
+            if self._is_beleaguered():
+                _answer(endpoint, encode_retry(self._tokens, header, address, now), address)
+                return None
         connection = QuicConnection(
             endpoint=endpoint,
             configuration=configuration,
@@ -181,25 +180,18 @@ class Acceptor:
 
     def _is_beleaguered(self) -> bool:
         """Whether so many handshakes are under way that some may be forged."""
-        return sum(each.handshake_count for each in self._endpoints) >= self._most_unproven
-
-    def _send_retry(self, endpoint: Endpoint, header: QuicHeader, address: Any, now: float) -> None:
-        if endpoint.socket.blocked:
-            return
-        next_id = os.urandom(CONNECTION_ID_LENGTH)
-        answer = encode_quic_retry(
-            version=header.version or 0,
-            source_cid=next_id,
-            destination_cid=header.source_cid,
-            original_destination_cid=header.destination_cid,
-            retry_token=self._tokens.seal(header.destination_cid, next_id, address, now),
-        )
-        endpoint.send([(answer, address)])
+        return sum(each.handshake_count for each in self._endpoints) >= self._retry_threshold
 
     def _start_handler(self, connection: QuicConnection) -> None:
         self._nursery.start_soon(
             run_handler, self._handler, connection, name=f"quic {connection.remote_address}"
         )
+
+
+def _answer(endpoint: Endpoint, datagram: bytes, address: Any) -> None:
+    """Say something to who is no connection, unless there is no room for it."""
+    if not endpoint.socket.blocked:
+        endpoint.send([(datagram, address)])
 
 
 async def _open_sockets(

@@ -60,7 +60,7 @@ class Engine(AuthenticatingEngine):
     @property
     def handshake_confirmed(self) -> bool:
         """Whether both sides know that the handshake is complete."""
-        return self._handshake_confirmed
+        return bool(self._handshake_confirmed)
 
     @property
     def negotiated_alpn(self) -> str:
