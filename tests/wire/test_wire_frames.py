@@ -243,3 +243,65 @@ def test_a_large_frame_in_small_pieces_is_copied_a_bounded_number_of_times() -> 
         tracemalloc.stop()
     assert got == [Frame(bytes(size), 1)]
     assert peak < 2.5 * size
+
+
+# Before draft 05 frames have no timestamps: a timescale of None.
+
+
+def decode_untimed(pieces: Iterable[bytes]) -> list[Frame]:
+    decoder = FrameDecoder(None, Frame)
+    frames = [frame for piece in pieces for frame in decoder.feed(piece)]
+    decoder.finish()
+    return frames
+
+
+@given(st.lists(st.builds(Frame, payloads, st.just(0)), max_size=8), cut_lists)
+def test_frames_without_timestamps(frames: list[Frame], cuts: list[int]) -> None:
+    encoded, ticks = encode_frames(frames, 7, None, prefix=b"head")
+    plain = b"".join(encode_varint(len(frame.payload)) + frame.payload for frame in frames)
+    assert (encoded, ticks) == (b"head" + plain, 0)
+    assert decode_untimed([plain]) == frames
+    assert decode_untimed(pieces_of(plain, cuts)) == frames
+    assert FrameDecoder(None, Frame).feed(memoryview(encoded), 4) == frames
+
+
+def test_timestamps_that_are_left_out_are_not_looked_at() -> None:
+    assert encode_frames([Frame(b"x", -1)], 0, None)[0] == b"\x01x"
+
+
+@given(st.lists(st.binary(max_size=30), max_size=8))
+def test_random_bytes_without_timestamps(parts: list[bytes]) -> None:
+    try:
+        whole: list[Frame] | None = decode_untimed([b"".join(parts)])
+    except DecodeError:
+        whole = None
+    try:
+        split: list[Frame] | None = decode_untimed(parts)
+    except DecodeError:
+        split = None
+    assert split == whole
+
+
+@given(st.lists(st.builds(Frame, payloads, st.just(0)), min_size=1, max_size=4), st.data())
+def test_an_end_inside_a_frame_without_timestamp(frames: list[Frame], data: st.DataObject) -> None:
+    encoded = encode_frames(frames, 0, None)[0]
+    last = len(encode_frames(frames[:-1], 0, None)[0])
+    if len(encoded) == last + 1:
+        return  # an empty frame is one byte
+    cut = data.draw(st.integers(last + 1, len(encoded) - 1))
+    decoder = FrameDecoder(None, Frame)
+    assert decoder.feed(encoded[:cut]) == frames[:-1]
+    with pytest.raises(DecodeError, match=r"got the end of the stream .*at byte \d+") as caught:
+        decoder.finish()
+    assert caught.value.offset == cut
+
+
+@pytest.mark.parametrize("size", [16 * 2**20 + 1, 2**62 - 1])
+@pytest.mark.parametrize("step", [1, 100])
+def test_a_hostile_length_without_timestamps(size: int, step: int) -> None:
+    decoder = FrameDecoder(None, Frame)
+    with pytest.raises(DecodeError, match=rf"16777216 bytes, got {size} \(at byte 4\)"):
+        feed_in_steps(decoder, b"\x03abc" + encode_varint(size), step)
+    for call in (lambda: decoder.feed(b"\0"), decoder.finish):
+        with pytest.raises(DecodeError, match="expected a frame of at most"):
+            call()

@@ -1,36 +1,30 @@
-"""Every moq-lite-05 message: round trips, and everything a hostile peer can do to one."""
+"""Every message of every draft of moq-lite: what it means, there and back."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wire_lite_strategies import MESSAGES, RESPONSES, messages
+from wire_lite_strategies import CASES, MESSAGES, case_name
 
 from moqtrio.errors import DecodeError
-from moqtrio.wire import MAX_VARINT, Reader, decode_varint, encode_varint, lite
+from moqtrio.wire import (
+    LITE_03,
+    LITE_04,
+    LITE_05,
+    LITE_06,
+    MAX_VARINT,
+    VERSIONS,
+    Reader,
+    Version,
+    decode_varint,
+    encode_varint,
+    lite,
+)
 
-DECODERS: list[type[lite.Message | lite.Datagram]] = [
-    lite.Setup,
-    lite.AnnounceRequest,
-    lite.AnnounceOk,
-    lite.Announce,
-    lite.Subscribe,
-    lite.SubscribeUpdate,
-    lite.SubscribeStart,
-    lite.SubscribeEnd,
-    lite.SubscribeDrop,
-    lite.Track,
-    lite.TrackInfo,
-    lite.Fetch,
-    lite.GroupHeader,
-    lite.Probe,
-    lite.Goaway,
-    lite.Datagram,
-]
+by_version = pytest.mark.parametrize("version", VERSIONS, ids=str)
 
 
 def body_of(encoded: bytes) -> bytes:
@@ -39,23 +33,22 @@ def body_of(encoded: bytes) -> bytes:
     return encoded[start:]
 
 
-@pytest.mark.parametrize("name", MESSAGES)
-def test_round_trip(name: str) -> None:
-    @given(MESSAGES[name])
+@pytest.mark.parametrize("case", CASES, ids=case_name)
+def test_round_trip(case: tuple[Version, type[lite.Message]]) -> None:
+    version, kind = case
+
+    @given(MESSAGES[version][kind])
     def round_trip(message: lite.Message) -> None:
-        body = body_of(message.encode())
-        assert body == message.encode_body()
+        encoded = message.encode(version)
+        if isinstance(message, lite.TypedMessage):
+            assert encoded[0] == message.type_code(version.draft)
+            encoded = encoded[1:]
+        body = body_of(encoded)
+        assert body == message.encode_body(version)
         for data in (body, bytearray(body), memoryview(body), Reader(body)):
-            assert type(message).decode(data) == message
+            assert kind.decode(data, version) == message
 
     round_trip()
-
-
-@given(RESPONSES)
-def test_round_trip_of_responses(response: lite.SubscribeResponse) -> None:
-    encoded = response.encode()
-    assert encoded[0] == response.response_type
-    assert type(response).decode(body_of(encoded[1:])) == response
 
 
 @given(st.builds(lite.Datagram, *[st.integers(0, MAX_VARINT)] * 3, st.binary(max_size=50)))
@@ -63,73 +56,79 @@ def test_round_trip_of_datagrams(datagram: lite.Datagram) -> None:
     assert lite.Datagram.decode(datagram.encode()) == datagram
 
 
-@given(messages | RESPONSES)
-def test_truncated_at_every_byte(message: lite.Message) -> None:
-    body = message.encode_body()
-    for size in range(len(body)):
-        with pytest.raises(DecodeError):
-            type(message).decode(body[:size])
+KINDS: set[type[lite.Message]] = {kind for _, kind in CASES}
+ABSENT: list[tuple[Version, type[lite.Message]]] = [
+    (version, kind) for version in VERSIONS for kind in KINDS if not kind.exists_in(version)
+]
 
 
-@given(messages | RESPONSES, st.binary(min_size=1, max_size=4))
-def test_bytes_left_over(message: lite.Message, extra: bytes) -> None:
-    with pytest.raises(DecodeError, match="expected the end of the message"):
-        type(message).decode(message.encode_body() + extra)
+@pytest.mark.parametrize("case", sorted(ABSENT, key=case_name), ids=case_name)
+def test_messages_a_version_has_not(case: tuple[Version, type[lite.Message]]) -> None:
+    version, kind = case
+    with pytest.raises(ValueError, match=f"there is no {kind.__name__} in {version}"):
+        kind.decode(b"", version)
 
 
-@pytest.mark.parametrize("message", DECODERS)
-def test_random_bytes_raise_only_decode_errors(message: type[lite.Message]) -> None:
-    @given(st.binary(max_size=60))
-    def decode(data: bytes) -> None:
-        try:
-            decoded = message.decode(data)
-        except DecodeError:
-            return
-        decoded.encode()  # whatever was accepted can be sent on
-
-    decode()
-
-
-@given(messages | RESPONSES, st.data())
-def test_one_byte_changed_raises_only_decode_errors(message: lite.Message, data: Any) -> None:
-    body = bytearray(message.encode_body())
-    if not body:
-        return
-    body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        decoded = type(message).decode(body)
-    except DecodeError:
-        return
-    decoded.encode()
+def test_a_message_is_not_sent_where_there_is_none() -> None:
+    with pytest.raises(ValueError, match="there is no Goaway in moq-lite-03"):
+        lite.Goaway().encode(LITE_03)
+    with pytest.raises(ValueError, match="there is no Announce in moq-lite-06"):
+        lite.Announce(lite.AnnounceStatus.ACTIVE, "a").encode(LITE_06)
 
 
 @pytest.mark.parametrize(
-    ("message", "body", "problem"),
+    ("message", "version", "arrives"),
     [
-        (lite.TrackInfo, "0000 00 00", "expected a timescale of at least 1, got 0"),
-        (lite.TrackInfo, "0002 00 01", "expected publisher ordered to be 0 or 1, got 2"),
-        (lite.Announce, "03 00 00", "expected an announce status of 0, 1 or 2, got 3"),
-        (lite.Announce, "01 00 21" + "00" * 33, "expected at most 32 hops, got 33"),
-        (lite.Announce, "01 00 ffffffffffffffff", "expected at most 32 hops"),
-        (lite.Announce, "01 01ff 00", "expected the broadcast path suffix to be UTF-8"),
-        (lite.Subscribe, "00 00 00 00 02 00 00 00", "expected subscriber ordered to be 0 or 1"),
-        (lite.Subscribe, "00 00 00 00 00 00 06 04", "expected a group start <= end, got [5, 4)"),
-        (lite.SubscribeUpdate, "00 00 00 06 04", "expected a group start <= end, got [5, 4)"),
-        (lite.SubscribeDrop, "05 04 00", "expected a last dropped group >= 5, got 4"),
-        (lite.Setup, "4041" + "00" * 130, "expected at most 64 SETUP parameters, got 65"),
-        (lite.Setup, "02 01 01 00 01 01 00", "expected each SETUP parameter once, got 1 again"),
-        (lite.Setup, "02 4040 00 4040 00", "expected each SETUP parameter once, got 64 again"),
-        (lite.Setup, "01 02 01 ff", "expected the SETUP path to be UTF-8"),
-        (lite.Setup, "01 01 00", "expected the SETUP probe parameter (a varint)"),
-        (lite.Setup, "01 05 02 01 01", "expected the end of the message, got 1 more bytes"),
-        (lite.Goaway, "05 61", "expected the new session URI (5 bytes)"),
+        (lite.AnnounceRequest("a", 5), LITE_03, lite.AnnounceRequest("a")),
+        (lite.AnnounceRequest("a", 5), LITE_06, lite.AnnounceRequest("a")),
+        (lite.Probe(1, 0.5), LITE_03, lite.Probe(1)),
+        (lite.TrackInfo(1, True, 2.0, 3), LITE_06, lite.TrackInfo(1, False, 2.0, 3)),
+        (
+            lite.SubscribeUpdate(1, True, 2.0, None, None),
+            LITE_06,
+            lite.SubscribeUpdate(1, False, 2.0, 0, None),
+        ),
+        (
+            lite.Announce(lite.AnnounceStatus.ACTIVE, "a", (7, 8), 5, 6),
+            LITE_03,
+            lite.Announce(lite.AnnounceStatus.ACTIVE, "a", (0, 0)),
+        ),
+        (
+            lite.Announce(lite.AnnounceStatus.ACTIVE, "a", (7, 8), 5, 6),
+            LITE_05,
+            lite.Announce(lite.AnnounceStatus.ACTIVE, "a", (7, 8)),
+        ),
     ],
+    ids=repr,
 )
-def test_refused(message: type[lite.Message], body: str, problem: str) -> None:
-    with pytest.raises(DecodeError) as caught:
-        message.decode(bytes.fromhex(body))
-    assert str(caught.value).startswith(problem)
-    assert caught.value.offset is not None
+def test_what_a_version_leaves_out(
+    message: lite.Message, version: Version, arrives: lite.Message
+) -> None:
+    assert type(message).decode(message.encode_body(version), version) == arrives
+
+
+# Each of these would mean something else without what the version has no room for.
+@pytest.mark.parametrize("version", [LITE_05, LITE_04, LITE_03], ids=str)
+@pytest.mark.parametrize(
+    "message",
+    [
+        lite.Fetch("b", "t", 0, 0, 1),
+        lite.Fetch("b", "t", 0, 0, 0, 1),
+        lite.Subscribe(0, "b", "t", frame_start=1),
+        lite.SubscribeUpdate(end=3, frame_end=1),
+        lite.GroupHeader(0, 0, 1),
+    ],
+    ids=repr,
+)
+def test_frame_ranges_a_version_has_not(message: lite.Message, version: Version) -> None:
+    with pytest.raises(ValueError, match=f"{version} has no frame ranges"):
+        message.encode(version)
+
+
+@pytest.mark.parametrize("version", [LITE_04, LITE_03], ids=str)
+def test_a_restart_a_version_has_not(version: Version) -> None:
+    with pytest.raises(ValueError, match=f"{version} cannot say RESTART"):
+        lite.Announce(lite.AnnounceStatus.RESTART, "a").encode(version)
 
 
 @pytest.mark.parametrize(
@@ -143,8 +142,14 @@ def test_refused(message: type[lite.Message], body: str, problem: str) -> None:
         lite.Subscribe(0, "b", "t", start=-1),
         lite.Subscribe(0, "b", "t", start=5, end=4),
         lite.Subscribe(0, "b", "t", end=0),
+        lite.Subscribe(0, "b", "t", end=-1),
         lite.Subscribe(0, "b\ud800", "t"),
+        lite.Subscribe(0, "b", "t", frame_start=-1),
+        lite.Subscribe(0, "b", "t", frame_end=4),
         lite.SubscribeUpdate(priority=-1),
+        lite.SubscribeUpdate(frame_end=4),
+        lite.SubscribeUpdate(end=4, frame_end=-1),
+        lite.SubscribeOk(priority=256),
         lite.SubscribeStart(-1),
         lite.SubscribeEnd(2**62),
         lite.SubscribeDrop(3, 3, 0),
@@ -152,29 +157,40 @@ def test_refused(message: type[lite.Message], body: str, problem: str) -> None:
         lite.SubscribeDrop(-1, 3, 0),
         lite.TrackInfo(0, False, 0.0, 0),
         lite.Fetch("b", "t", 256, 0),
+        lite.Fetch("b", "t", 0, 0, 3, 3),
+        lite.Fetch("b", "t", 0, 0, 0, 0),
+        lite.Fetch("b", "t", 0, 0, -1),
+        lite.GroupHeader(0, 0, -1),
         lite.Announce(lite.AnnounceStatus.ACTIVE, "", (1,) * 33),
         lite.AnnounceOk(-1, 0),
         lite.Probe(-1),
         lite.Setup(cost=-1),
         lite.Setup(unknown={1: b""}),
         lite.Setup(unknown=dict.fromkeys(range(100, 165), b"")),
-        lite.Datagram(0, 0, -1, b""),
     ],
     ids=repr,
 )
-def test_what_the_wire_cannot_carry(message: lite.Message | lite.Datagram) -> None:
-    with pytest.raises(ValueError, match=r"expected|surrogates"):
-        message.encode()
+def test_what_the_wire_cannot_carry(message: lite.Message) -> None:
+    versions = [version for version in VERSIONS if message.exists_in(version)]
+    assert versions
+    for version in versions:
+        with pytest.raises(ValueError, match=r"expected|surrogates"):
+            message.encode(version)
+
+
+def test_a_datagram_the_wire_cannot_carry() -> None:
+    with pytest.raises(ValueError, match="expected"):
+        lite.Datagram(0, 0, -1, b"").encode()
 
 
 def test_setup_of_64_parameters() -> None:
     setup = lite.Setup(unknown=dict.fromkeys(range(100, 164), b"x"))
-    assert lite.Setup.decode(setup.encode_body()) == setup
+    assert lite.Setup.decode(setup.encode_body(LITE_06), LITE_06) == setup
 
 
 def test_setup_values_this_version_does_not_know() -> None:
     # Probe level 9 is at least what level 2 is; role 9 is both directions; hop 0 is none.
-    setup = lite.Setup.decode(bytes.fromhex("03 010109 030109 050100"))
+    setup = lite.Setup.decode(bytes.fromhex("03 010109 030109 050100"), LITE_05)
     assert setup == lite.Setup(probe=lite.ProbeLevel.INCREASE)
 
 
@@ -185,24 +201,40 @@ def test_announce_is_active_until_ended() -> None:
 
 def test_a_duration_too_long_for_the_wire_is_the_longest() -> None:
     update = lite.SubscribeUpdate(max_latency=math.inf)
-    assert update.encode_body() == b"\0\0" + b"\xff" * 8 + b"\0\0"
-    assert lite.SubscribeUpdate.decode(update.encode_body()).max_latency == MAX_VARINT / 1000
+    body = update.encode_body(LITE_05)
+    assert body == b"\0\0" + b"\xff" * 8 + b"\0\0"
+    assert lite.SubscribeUpdate.decode(body, LITE_05).max_latency == MAX_VARINT / 1000
 
 
 def test_a_known_round_trip_time_is_never_sent_as_unknown() -> None:
-    assert lite.Probe(1, 0.0).encode_body() == lite.Probe(1, 0.001).encode_body() == b"\1\1"
-    assert lite.Probe(1, None).encode_body() == b"\1\0"
+    assert lite.Probe(1, 0.0).encode_body(LITE_04) == b"\1\1"
+    assert lite.Probe(1, 0.001).encode_body(LITE_04) == b"\1\1"
+    assert lite.Probe(1, None).encode_body(LITE_04) == b"\1\0"
 
 
-def test_an_empty_range_may_be_subscribed() -> None:
+@by_version
+def test_an_empty_range_may_be_subscribed(version: Version) -> None:
     update = lite.SubscribeUpdate(start=3, end=3)
-    assert lite.SubscribeUpdate.decode(update.encode_body()) == update
+    assert lite.SubscribeUpdate.decode(update.encode_body(version), version) == update
+
+
+def test_a_range_without_frames_may_be_subscribed() -> None:
+    update = lite.SubscribeUpdate(start=2, end=3, frame_start=2, frame_end=1)
+    assert lite.SubscribeUpdate.decode(update.encode_body(LITE_06), LITE_06) == update
 
 
 def test_update_replaces_every_wish() -> None:
-    update = lite.SubscribeUpdate(9, True, 2.5, 3, 7)
+    update = lite.SubscribeUpdate(9, True, 2.5, 3, 7, 1, 2)
     updated = lite.Subscribe(4, "b", "t", 1, False, 1.0, None, None).updated(update)
-    assert updated == lite.Subscribe(4, "b", "t", 9, True, 2.5, 3, 7)
+    assert updated == lite.Subscribe(4, "b", "t", 9, True, 2.5, 3, 7, 1, 2)
+    assert updated.wishes == update
+
+
+def test_the_cold_cost_is_the_cost_unless_told() -> None:
+    costs = [
+        lite.Announce(lite.AnnounceStatus.ACTIVE, "a", (), *given) for given in [(), (3,), (3, 9)]
+    ]
+    assert [(each.cost, each.cold_cost) for each in costs] == [(0, 0), (3, 3), (3, 9)]
 
 
 def test_messages_are_frozen_and_compare_by_value() -> None:
@@ -214,57 +246,92 @@ def test_messages_are_frozen_and_compare_by_value() -> None:
 # --- the start of a unidirectional stream ---
 
 
-@given(st.integers(0, MAX_VARINT), st.integers(0, MAX_VARINT), st.binary(max_size=10))
-def test_group_stream_header(subscribe_id: int, sequence: int, frames: bytes) -> None:
-    header = lite.GroupHeader(subscribe_id, sequence)
-    encoded = lite.encode_group_header(subscribe_id, sequence)
-    assert encoded == encode_varint(lite.UniStreamType.GROUP) + header.encode()
+@given(
+    st.sampled_from(VERSIONS),
+    *[st.integers(0, MAX_VARINT) | st.integers(0, 70)] * 3,
+    st.binary(max_size=10),
+)
+def test_group_stream_header(
+    version: Version, subscribe_id: int, sequence: int, frame_start: int, frames: bytes
+) -> None:
+    if version.draft < 6:
+        frame_start = 0
+    header = lite.GroupHeader(subscribe_id, sequence, frame_start)
+    encoded = lite.encode_group_header(subscribe_id, sequence, version, frame_start)
+    assert encoded == encode_varint(lite.UniStreamType.GROUP) + header.encode(version)
     for data in (encoded + frames, bytearray(encoded + frames), memoryview(encoded + frames)):
-        decoded = lite.decode_uni_header(data)
+        decoded = lite.decode_uni_header(data, version)
         assert decoded == (lite.UniStreamType.GROUP, header, len(encoded))
     for size in range(len(encoded)):
-        assert lite.decode_uni_header(encoded[:size]) is None
-        assert lite.decode_group_header(encoded[:size]) is None
-    assert lite.decode_group_header(encoded + frames) == (subscribe_id, sequence, len(encoded))
+        assert lite.decode_uni_header(encoded[:size], version) is None
+        assert lite.decode_group_header(encoded[:size], version) is None
+    fast = lite.decode_group_header(encoded + frames, version)
+    assert fast == (subscribe_id, sequence, frame_start, len(encoded))
 
 
 def test_group_stream_header_in_longer_varints_than_needed() -> None:
     data = bytes.fromhex("4000 4004 4003 4009")
-    assert lite.decode_uni_header(data) == (0, lite.GroupHeader(3, 9), 8)
-    assert lite.decode_uni_header(data[:-1]) is None
+    assert lite.decode_uni_header(data, LITE_05) == (0, lite.GroupHeader(3, 9), 8)
+    assert lite.decode_uni_header(data[:-1], LITE_05) is None
+    data = bytes.fromhex("4000 4006 4003 4009 4001")
+    assert lite.decode_uni_header(data, LITE_06) == (0, lite.GroupHeader(3, 9, 1), 10)
 
 
-@pytest.mark.parametrize("body", ["00", "01 05", "03 0505", "03 050505", "11", "ffffffffffffffff"])
-def test_group_stream_header_that_lies(body: str) -> None:
-    data = bytes.fromhex("00" + body) + b"\xff" * 20
+def test_a_group_stream_header_has_no_frame_start_before_draft_06() -> None:
+    with pytest.raises(ValueError, match="moq-lite-05 has no frame ranges"):
+        lite.encode_group_header(0, 0, LITE_05, 1)
+
+
+@by_version
+@pytest.mark.parametrize(
+    "body", ["00", "01 05", "04 05050505", "05 0505 4000 00", "19", "ffffffffffffffff"]
+)
+def test_group_stream_header_that_lies(version: Version, body: str) -> None:
+    data = bytes.fromhex("00" + body) + b"\xff" * 30
     with pytest.raises(DecodeError):
-        lite.decode_uni_header(data)
+        lite.decode_uni_header(data, version)
+    assert lite.decode_group_header(data, version) is None
 
 
+def test_group_stream_headers_of_the_neighbour_version() -> None:
+    for version, other in ((LITE_05, LITE_06), (LITE_06, LITE_05)):
+        data = lite.encode_group_header(5, 5, other) + bytes(20)
+        with pytest.raises(DecodeError):
+            lite.decode_uni_header(data, version)
+        assert lite.decode_group_header(data, version) is None
+
+
+@by_version
 @pytest.mark.parametrize(("data", "stream_type", "consumed"), [("01", 1, 1), ("4063", 99, 2)])
 def test_other_unidirectional_streams_are_only_reported(
-    data: str, stream_type: int, consumed: int
+    version: Version, data: str, stream_type: int, consumed: int
 ) -> None:
-    decoded = lite.decode_uni_header(bytes.fromhex(data) + b"\xff\xff")
+    decoded = lite.decode_uni_header(bytes.fromhex(data) + b"\xff\xff", version)
     assert decoded == (stream_type, None, consumed)
 
 
-@given(st.binary(max_size=40) | st.binary(max_size=24).map(lambda tail: b"\0" + tail))
-def test_the_fast_group_header_says_what_the_careful_one_says(data: bytes) -> None:
-    fast = lite.decode_group_header(data)
+@given(
+    st.sampled_from(VERSIONS),
+    st.binary(max_size=40) | st.binary(max_size=32).map(lambda tail: b"\0" + tail),
+)
+def test_the_fast_group_header_says_what_the_careful_one_says(
+    version: Version, data: bytes
+) -> None:
+    fast = lite.decode_group_header(data, version)
     if fast is not None:
-        subscribe_id, sequence, consumed = fast
-        group = lite.GroupHeader(subscribe_id, sequence)
-        assert lite.decode_uni_header(data) == (lite.UniStreamType.GROUP, group, consumed)
+        subscribe_id, sequence, frame_start, consumed = fast
+        group = lite.GroupHeader(subscribe_id, sequence, frame_start)
+        expected = (lite.UniStreamType.GROUP, group, consumed)
+        assert lite.decode_uni_header(data, version) == expected
 
 
-@given(st.binary(max_size=40))
-def test_any_start_of_a_unidirectional_stream(data: bytes) -> None:
+@given(st.sampled_from(VERSIONS), st.binary(max_size=50))
+def test_any_start_of_a_unidirectional_stream(version: Version, data: bytes) -> None:
     try:
-        decoded = lite.decode_uni_header(data)
+        decoded = lite.decode_uni_header(data, version)
     except DecodeError:
         return
     if decoded is None:
-        assert len(data) < 32
+        assert len(data) < 40
     else:
         assert 0 < decoded.consumed <= len(data)

@@ -15,17 +15,24 @@ from moqtrio.wire.lite import (
     MAX_HOPS,
     MAX_SETUP_PARAMETERS,
     UNKNOWN_HOP,
+    AnnounceOk,
     AnnounceStatus,
     BidiStreamType,
     ProbeLevel,
-    ResponseType,
     Role,
+    Setup,
     SetupParameter,
     SubscribeDrop,
     SubscribeEnd,
+    SubscribeOk,
     SubscribeStart,
+    TypedMessage,
     UniStreamType,
+    has_datagrams,
+    has_timestamps,
+    request_type,
 )
+from moqtrio.wire.lite.announce import AnnounceEnd, AnnounceStart, AnnounceUpdate
 
 
 @pytest.mark.parametrize(
@@ -36,7 +43,6 @@ from moqtrio.wire.lite import (
             {"ANNOUNCE": 1, "SUBSCRIBE": 2, "FETCH": 3, "PROBE": 4, "GOAWAY": 5, "TRACK": 6},
         ),
         (UniStreamType, {"GROUP": 0, "SETUP": 1}),
-        (ResponseType, {"START": 0, "END": 1, "DROP": 2}),
         (AnnounceStatus, {"ENDED": 0, "ACTIVE": 1, "RESTART": 2}),
         (SetupParameter, {"PROBE": 1, "PATH": 2, "ROLE": 3, "COST": 4, "ORIGIN": 5}),
         (ProbeLevel, {"NONE": 0, "REPORT": 1, "INCREASE": 2}),
@@ -52,14 +58,62 @@ def test_limits() -> None:
     assert (DEFAULT_MAX_MESSAGE_BYTES, DEFAULT_MAX_FRAME_BYTES) == (65536, 16 * 2**20)
 
 
-def test_response_types() -> None:
-    assert SubscribeStart.response_type is ResponseType.START
-    assert SubscribeEnd.response_type is ResponseType.END
-    assert SubscribeDrop.response_type is ResponseType.DROP
+@pytest.mark.parametrize(
+    ("message", "codes"),
+    [
+        (SubscribeOk, {3: 0, 4: 0}),
+        (SubscribeStart, {5: 0, 6: 0}),
+        (SubscribeEnd, {5: 1, 6: 1}),
+        (SubscribeDrop, {3: 1, 4: 1, 5: 2, 6: 2}),
+        (AnnounceStart, {6: 0}),
+        (AnnounceEnd, {6: 1}),
+        (AnnounceUpdate, {6: 2}),
+    ],
+)
+def test_types_of_messages(message: type[TypedMessage], codes: dict[int, int]) -> None:
+    assert codes == {
+        version.draft: message.type_code(version.draft)
+        for version in VERSIONS
+        if message.exists_in(version)
+    }
+
+
+@pytest.mark.parametrize(
+    ("stream_type", "drafts"),
+    [
+        (BidiStreamType.ANNOUNCE, {3, 4, 5, 6}),
+        (BidiStreamType.SUBSCRIBE, {3, 4, 5, 6}),
+        (BidiStreamType.FETCH, {3, 4, 5, 6}),
+        (BidiStreamType.PROBE, {3, 4, 5, 6}),
+        (BidiStreamType.GOAWAY, {4, 5, 6}),
+        (BidiStreamType.TRACK, {5, 6}),
+        (0, set()),
+        (7, set()),
+        (None, set()),
+    ],
+)
+def test_streams_of_each_version(stream_type: int | None, drafts: set[int]) -> None:
+    found = {version.draft for version in VERSIONS if request_type(stream_type, version)}
+    assert found == drafts
+
+
+def test_what_came_with_draft_05() -> None:
+    since_05 = {version: version.draft >= 5 for version in VERSIONS}
+    assert {version: has_timestamps(version) for version in VERSIONS} == since_05
+    assert {version: has_datagrams(version) for version in VERSIONS} == since_05
+    assert {version: Setup.exists_in(version) for version in VERSIONS} == since_05
+    assert {version: AnnounceOk.exists_in(version) for version in VERSIONS} == since_05
 
 
 def test_versions() -> None:
-    assert [version.alpn for version in OFFERED] == ["moq-lite-05"]
+    assert [version.alpn for version in VERSIONS] == [
+        "moq-lite-06",
+        "moq-lite-05",
+        "moq-lite-04",
+        "moq-lite-03",
+    ]
+    assert set(OFFERED) <= set(VERSIONS)
+    assert list(OFFERED) == sorted(OFFERED, key=VERSIONS.index)
     assert (LITE_05.name, LITE_05.family, LITE_05.draft) == ("moq-lite-05", Family.LITE, 5)
     assert str(LITE_05) == "moq-lite-05"
     for version in VERSIONS:
@@ -68,18 +122,20 @@ def test_versions() -> None:
 
 
 SHARED_NAMES = """
-LITE_05 MAX_VARINT MAX_VARINT_SIZE OFFERED VERSIONS Buffer Family Reader Version Writer
-decode_varint decode_zigzag encode_varint encode_zigzag try_decode_varint varint_size
-version_for_alpn
+LITE_03 LITE_04 LITE_05 LITE_06 MAX_VARINT MAX_VARINT_SIZE OFFERED VERSIONS Buffer Family
+Reader Version Writer decode_varint decode_zigzag encode_varint encode_zigzag
+try_decode_varint varint_size version_for_alpn
 """
 
 LITE_NAMES = """
-DEFAULT_MAX_FRAME_BYTES DEFAULT_MAX_MESSAGE_BYTES MAX_HOPS MAX_SETUP_PARAMETERS MICROSECONDS
-UNKNOWN_HOP Announce AnnounceOk AnnounceRequest AnnounceStatus BidiStreamType Datagram Fetch
-FrameDecoder FrameLike Goaway GroupHeader Message MessageDecoder Probe ProbeLevel ResponseType
-Role Setup SetupParameter Subscribe SubscribeDrop SubscribeEnd SubscribeResponse SubscribeStart
-SubscribeUpdate Track TrackInfo UniHeader UniStreamType decode_group_header decode_uni_header
-encode_frames encode_group_header microseconds_to_ticks ticks_to_microseconds
+DEFAULT_MAX_ANNOUNCED DEFAULT_MAX_FRAME_BYTES DEFAULT_MAX_MESSAGE_BYTES MAX_HOPS
+MAX_SETUP_PARAMETERS MICROSECONDS UNKNOWN_HOP Announce AnnounceEncoder AnnounceOk
+AnnounceRequest AnnounceStatus BidiStreamType Datagram Fetch FrameDecoder FrameLike Goaway
+GroupHeader Message MessageDecoder Probe ProbeLevel Role Setup SetupParameter Subscribe
+SubscribeDrop SubscribeEnd SubscribeOk SubscribeResponse SubscribeStart SubscribeUpdate Track
+TrackInfo TypedMessage UniHeader UniStreamType decode_group_header decode_uni_header
+encode_frames encode_group_header has_datagrams has_timestamps microseconds_to_ticks
+request_type ticks_to_microseconds
 """
 
 

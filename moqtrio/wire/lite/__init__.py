@@ -51,6 +51,7 @@ from .messages import (
     SubscribeUpdate,
     Track,
     TrackInfo,
+    TypedMessage,
 )
 
 __all__ = [
@@ -89,6 +90,7 @@ __all__ = [
     "SubscribeUpdate",
     "Track",
     "TrackInfo",
+    "TypedMessage",
     "UniHeader",
     "UniStreamType",
     "decode_group_header",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from .announce import Announce, AnnounceOk, AnnounceRequest
 from .connection import Goaway, Probe
 from .group import Datagram, GroupHeader
-from .message import Message
+from .message import Message, TypedMessage
 from .setup import Setup
 from .subscribe import (
     Subscribe,
@@ -38,4 +38,5 @@ __all__ = [
     "SubscribeUpdate",
     "Track",
     "TrackInfo",
+    "TypedMessage",
 ]

@@ -26,7 +26,8 @@ class SubscribeUpdate(Message):
         end: the first group not wanted any more (so ``[start, end)``); None is no end.
         frame_start: the first frame wanted of group ``start``; not 0 since draft 06 only.
         frame_end: the first frame not wanted any more of the last group, ``end - 1``; None
-            is all of it. Since draft 06, and only where there is an ``end``.
+            is all of it. Since draft 06, and only where there is an ``end``. In a range of
+            one group it may come before ``frame_start``: then no frame is wanted.
     """
 
     priority: int = 0
@@ -48,9 +49,8 @@ class SubscribeUpdate(Message):
             # The wire has the last group plus one: the end of the half-open range itself.
             writer.varint(self.end or 0)
             return
-        problem = self._frame_problem()
-        if problem is not None:
-            raise ValueError("expected {}, got {}".format(*problem))
+        if self.frame_end is not None and self.end is None:
+            raise ValueError(f"expected a group end, as there is a frame end {self.frame_end}")
         write_seconds(writer, self.max_latency)
         writer.varint(self.start or 0)
         writer.varint(self.end or 0)
@@ -67,29 +67,21 @@ class SubscribeUpdate(Message):
             end = read_end(reader, "the group end", start or 0)
             return cls(priority, ordered, max_latency, start, end)
         max_latency = read_seconds(reader, "the subscriber max age")
-        floor = reader.varint("the group start")
-        update = cls(
+        start = reader.varint("the group start")
+        end = read_end(reader, "the group end", start)
+        frame_start = reader.varint("the frame start")
+        at = reader.offset
+        frame_end = reader.varint("the frame end") or None
+        if frame_end is not None and end is None:
+            raise reader.error("no frame end, as there is no group end", frame_end, offset=at)
+        return cls(
             priority,
             max_latency=max_latency,
-            start=floor,
-            end=read_end(reader, "the group end", floor),
-            frame_start=reader.varint("the frame start"),
-            frame_end=reader.varint("the frame end") or None,
+            start=start,
+            end=end,
+            frame_start=frame_start,
+            frame_end=frame_end,
         )
-        problem = update._frame_problem()
-        if problem is not None:
-            raise reader.error(*problem)
-        return update
-
-    def _frame_problem(self) -> tuple[str, str] | None:
-        """What is expected and what there is instead, if the frames make no sense."""
-        if self.frame_end is None:
-            return None
-        if self.end is None:
-            return "a group end where there is a frame end", "none"
-        if self.end == (self.start or 0) + 1 and self.frame_start >= self.frame_end:
-            return "frame start < end within one group", f"[{self.frame_start}, {self.frame_end})"
-        return None
 
 
 @attrs.frozen
