@@ -38,6 +38,11 @@ class Ledger:
         assert self.next is not None
         return self.drop(Gap(self.next, start, 0))
 
+    def settle(self) -> None:
+        """The publisher will not say any more where it began: it is where what has come does."""
+        if self.start is None and self._seen:
+            self.begin(self._seen.ranges()[0][0])
+
     def take(self, sequence: int) -> bool:
         """A group has come; False where it is accounted for already."""
         if sequence < self._first or sequence in self._seen:

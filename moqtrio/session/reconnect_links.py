@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import trio
 
-from ..errors import RequestError, SessionClosed, StreamCode
+from ..errors import EpochChanged, RequestError, SessionClosed, StreamCode
 from .session import Session
 
 ENDING = (StreamCode.SESSION_CLOSED, StreamCode.GOING_AWAY)
@@ -115,8 +115,7 @@ class Links:
         """
         while True:
             if self.failure is not None:
-                end = self.failure
-                raise SessionClosed(end.reason, code=end.code, remote=end.remote) from end.__cause__
+                raise again(self.failure)
             link = self.latest
             if link is not None and link.number > after and link.is_open:
                 return link
@@ -127,6 +126,22 @@ class Links:
         while self.failure is None:
             await self._news.wait()
         return self.failure
+
+
+def again(error: Exception) -> Exception:
+    """The same error, to be raised in one more task: raising one object in many mixes their
+    tracebacks."""
+    fresh: Exception
+    if isinstance(error, SessionClosed):
+        fresh = SessionClosed(error.reason, code=error.code, remote=error.remote)
+    elif isinstance(error, EpochChanged):
+        fresh = EpochChanged(str(error), previous=error.previous, current=error.current)
+    elif isinstance(error, RequestError):
+        fresh = RequestError(str(error), code=error.code)
+    else:
+        return error
+    fresh.__cause__ = error.__cause__
+    return fresh
 
 
 async def is_ending(session: Session, error: RequestError) -> bool:
