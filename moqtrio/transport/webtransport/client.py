@@ -51,10 +51,10 @@ async def open_webtransport(
     async with open_scope() as nursery:
         client = _Client(connection)
         try:
-            await client.run(nursery)
+            client.start(nursery)
             yield await client.connect(authority, path, protocols)
         finally:
-            client.shut()
+            client.leave()
 
 
 class _Client(Http3Connection):
@@ -140,6 +140,15 @@ class _Client(Http3Connection):
                     raise H3Error(H3Code.EXCESSIVE_LOAD, "interim answers without end")
         raise MessageError("the CONNECT stream ended without an answer")
 
+    def leave(self) -> None:
+        """Close the session, and the connection with the session's code."""
+        ends = [session.closed for session in self._sessions.values()]
+        own = next((end for end in ends if end is not None and not end.remote), None)
+        if own is None:
+            self.shut()
+        else:
+            self.shut(own.code, own.reason)
+
     # What the server opens
 
     def _request_arrived(self, stream: BidiStream, taken: bytes) -> None:
@@ -154,9 +163,10 @@ class _Client(Http3Connection):
     def _goaway(self, number: int) -> None:
         if number & 3:
             raise H3Error(H3Code.ID_ERROR, f"GOAWAY for {number}, which is no request")
-        for session in self._sessions.values():
-            if session.session_id >= number and not session.alpn:
-                session.abandon("the server is going away and takes no new sessions")
+        if any(session.session_id >= number for session in self._sessions.values()):
+            self._carrier.close(
+                H3Code.NO_ERROR, "the server is going away and takes no new sessions"
+            )
 
 
 def _chosen_protocol(where: str, answer: Message, offered: Sequence[str]) -> str:

@@ -102,3 +102,12 @@ class MessageError(Exception):
     def __init__(self, message: str, code: H3Code = H3Code.MESSAGE_ERROR) -> None:
         super().__init__(message)
         self.code = code
+
+
+def describe_code(code: int) -> str:
+    """An HTTP/3 code as a person reads it."""
+    try:
+        name = H3Code(code).name
+    except ValueError:
+        return f"code {code:#x}"
+    return name if name.startswith("QPACK") else f"H3_{name}"

@@ -7,8 +7,9 @@ every other stream; from then on a session's streams are its own.
 from __future__ import annotations
 
 import abc
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import attrs
@@ -29,6 +30,7 @@ from .codes import (
     MessageError,
     Setting,
     StreamType,
+    describe_code,
 )
 from .fields import FieldCoder
 from .frames import (
@@ -53,6 +55,8 @@ _MOST_DAWDLING = 256
 class Http3Connection(abc.ABC):
     """One end of an HTTP/3 connection over ``carrier``."""
 
+    _nursery: trio.Nursery
+
     def __init__(self, carrier: Connection, *, max_sessions: int) -> None:
         if not isinstance(carrier, ConnectionBase):
             raise TypeError(f"WebTransport runs on moqtrio's own connections, not {carrier!r}")
@@ -66,13 +70,20 @@ class Http3Connection(abc.ABC):
         self._settings_arrived = trio.Event()
         self._last_goaway: int | None = None
         self._dawdling = trio.Semaphore(_MOST_DAWDLING)
+        self._carrier.on_writable(self._carrier_changed)
 
-    async def run(self, nursery: trio.Nursery) -> None:
-        """Begin, and serve the connection in tasks of ``nursery``."""
+    def start(self, nursery: trio.Nursery) -> None:
+        """Serve the connection in tasks of ``nursery``."""
         self._nursery = nursery
-        nursery.start_soon(self._guarded, self._route_uni_forever)
-        nursery.start_soon(self._guarded, self._route_bidi_forever)
-        nursery.start_soon(self._guarded, self._route_datagrams_forever)
+        for task in (
+            self._send_settings,
+            self._route_uni_forever,
+            self._route_bidi_forever,
+            self._route_datagrams_forever,
+        ):
+            nursery.start_soon(self._guarded, task)
+
+    async def _send_settings(self) -> None:
         control = await self._carrier.open_uni()
         control.set_priority(URGENT)
         settings = encode_settings(own_settings(self._max_sessions))
@@ -89,7 +100,9 @@ class Http3Connection(abc.ABC):
 
     def fail(self, error: H3Error) -> None:
         """The peer broke the rules."""
-        logger.debug("%s: HTTP/3 %s: %s", self._carrier.remote_address, error.code.name, error)
+        logger.debug(
+            "%s: HTTP/3 %s: %s", self._carrier.remote_address, describe_code(error.code), error
+        )
         self._carrier.close(error.code, str(error))
 
     def shut(self, code: int = SessionCode.NO_ERROR, reason: str = "") -> None:
@@ -102,6 +115,17 @@ class Http3Connection(abc.ABC):
         self._carrier._flush_now()
         wire = stream_code_to_wire(code) if code else int(H3Code.NO_ERROR)
         self._carrier.close(wire, reason)
+
+    def _carrier_changed(self) -> None:
+        end = self._carrier.closed
+        if end is None:
+            for session in self._sessions.values():
+                session.carrier_writable()
+            return
+        with contextlib.suppress(H3Error, SessionClosed):
+            self._route_arrived()
+        for session in self._sessions.values():
+            session.carrier_closed(end)
 
     # What client and server do differently
 
@@ -125,36 +149,46 @@ class Http3Connection(abc.ABC):
     # Streams the peer opens
 
     async def _route_uni_forever(self) -> None:
-        carrier = self._carrier
         while True:
-            await carrier._wait_for_uni()
-            for stream in carrier._take_uni():
-                prefix = self._take_prefix(stream, StreamType.WEBTRANSPORT)
-                if prefix is not None:
-                    self._route_uni(stream, prefix)
-                elif self._is_over(stream):
-                    self._drop(stream, H3Code.NO_ERROR.on_wire)
-                else:
-                    await self._dawdling.acquire()
-                    self._nursery.start_soon(self._guarded, self._route_late_uni, stream)
+            await self._carrier._wait_for_uni()
+            for stream in self._sort_uni():
+                await self._dawdling.acquire()
+                self._nursery.start_soon(self._guarded, self._route_late_uni, stream)
 
     async def _route_bidi_forever(self) -> None:
-        carrier = self._carrier
         while True:
-            await carrier._wait_for_bidi()
-            for stream in carrier._take_bidi():
-                receiver = stream.receive
-                assert isinstance(receiver, ReceiveHalf)
-                prefix = self._take_prefix(receiver, FrameType.WEBTRANSPORT_STREAM)
-                if prefix is not None:
-                    self._route_bidi(stream, prefix)
-                elif self._is_over(receiver):
-                    self._drop(stream, H3Code.REQUEST_INCOMPLETE.on_wire)
-                else:
-                    await self._dawdling.acquire()
-                    self._nursery.start_soon(self._guarded, self._route_late_bidi, stream, receiver)
+            await self._carrier._wait_for_bidi()
+            for stream in self._sort_bidi():
+                await self._dawdling.acquire()
+                self._nursery.start_soon(self._guarded, self._route_late_bidi, stream)
 
-    def _take_prefix(self, receiver: ReceiveHalf, mark: int) -> Prefix | None:
+    def _route_arrived(self) -> None:
+        """Route what can be before a session ends: what came before the end is its own."""
+        self._carrier._accepted_uni.extend(list(self._sort_uni()))
+        self._carrier._accepted_bidi.extend(list(self._sort_bidi()))
+
+    def _sort_uni(self) -> Iterator[ReceiveHalf]:
+        """Route the streams whose first bytes are there; the others come out."""
+        for stream in self._carrier._take_uni():
+            prefix = self._take_prefix(stream, StreamType.WEBTRANSPORT)
+            if prefix is not None:
+                self._route_uni(stream, prefix)
+            elif _is_over(stream):
+                self._drop(stream, H3Code.NO_ERROR.on_wire)
+            else:
+                yield stream
+
+    def _sort_bidi(self) -> Iterator[BidiStream]:
+        for stream in self._carrier._take_bidi():
+            prefix = self._take_prefix(stream.receive, FrameType.WEBTRANSPORT_STREAM)
+            if prefix is not None:
+                self._route_bidi(stream, prefix)
+            elif _is_over(stream.receive):
+                self._drop(stream, H3Code.REQUEST_INCOMPLETE.on_wire)
+            else:
+                yield stream
+
+    def _take_prefix(self, receiver: ReceiveStream, mark: int) -> Prefix | None:
         """What a stream starts with, if that is all there."""
         try:
             prefix = Prefix.of(receiver.peek_nowait(), mark)
@@ -164,15 +198,6 @@ class Http3Connection(abc.ABC):
             return None
         return prefix
 
-    @staticmethod
-    def _is_over(receiver: ReceiveHalf) -> bool:
-        try:
-            return not receiver.peek_nowait()
-        except StreamReset:
-            return True
-        except trio.WouldBlock:
-            return False
-
     async def _route_late_uni(self, stream: ReceiveHalf) -> None:
         prefix = await self._wait_for_prefix(stream, StreamType.WEBTRANSPORT)
         if prefix is not None:
@@ -180,15 +205,16 @@ class Http3Connection(abc.ABC):
         else:
             self._drop(stream, H3Code.STREAM_CREATION_ERROR.on_wire)
 
-    async def _route_late_bidi(self, stream: BidiStream, receiver: ReceiveHalf) -> None:
-        prefix = await self._wait_for_prefix(receiver, FrameType.WEBTRANSPORT_STREAM)
+    async def _route_late_bidi(self, stream: BidiStream) -> None:
+        prefix = await self._wait_for_prefix(stream.receive, FrameType.WEBTRANSPORT_STREAM)
         if prefix is not None:
             self._route_bidi(stream, prefix)
         else:
             self._drop(stream, H3Code.REQUEST_INCOMPLETE.on_wire)
 
-    async def _wait_for_prefix(self, receiver: ReceiveHalf, mark: int) -> Prefix | None:
+    async def _wait_for_prefix(self, receiver: ReceiveStream, mark: int) -> Prefix | None:
         """What a stream starts with, if that comes in time."""
+        assert isinstance(receiver, ReceiveHalf)
         taken = b""
         try:
             with trio.move_on_after(self._timeout):
@@ -273,12 +299,6 @@ class Http3Connection(abc.ABC):
     def _control_frame(self, kind: int, value: bytes) -> None:
         if kind == FrameType.SETTINGS:
             self._peer_settings = decode_settings(value)
-            takes_datagrams = bool(
-                self._peer_settings.get(Setting.H3_DATAGRAM)
-                or self._peer_settings.get(Setting.H3_DATAGRAM_DRAFT_04)
-            )
-            for session in self._sessions.values():
-                session.takes_datagrams = takes_datagrams
             self._settings_arrived.set()
             return
         number = decode_id(value)
@@ -299,7 +319,10 @@ class Http3Connection(abc.ABC):
         self, connect: BidiStream, *, authority: str, path: str
     ) -> WebTransportSession:
         session = WebTransportSession(self._carrier, connect, authority=authority, path=path)
-        session.takes_datagrams = bool(self._peer_settings.get(Setting.H3_DATAGRAM))
+        session.takes_datagrams = bool(
+            self._peer_settings.get(Setting.H3_DATAGRAM)
+            or self._peer_settings.get(Setting.H3_DATAGRAM_DRAFT_04)
+        )
         self._sessions[session.session_id] = session
         return session
 
@@ -325,10 +348,11 @@ class Http3Connection(abc.ABC):
                 raise H3Error(H3Code.FRAME_ERROR, "a CONNECT stream ends within a frame")
             if not capsules.between_records:
                 raise MessageError("a CONNECT stream ends within a capsule")
+            self._route_arrived()
             session.closed_by_peer(SessionCode.NO_ERROR, "")
         except StreamReset as error:
             session.closed_by_peer(
-                SessionCode.INTERNAL, f"the CONNECT stream was reset ({_describe(error.code)})"
+                SessionCode.INTERNAL, f"the CONNECT stream was reset ({describe_code(error.code)})"
             )
         except MessageError as error:
             connect.stop(error.code.on_wire)
@@ -339,6 +363,7 @@ class Http3Connection(abc.ABC):
         """True if it ended the session."""
         if kind == CapsuleType.CLOSE_SESSION:
             close = CloseSession.decode(value)
+            self._route_arrived()
             session.closed_by_peer(close.code, close.reason)
             return True
         logger.debug("%s: the peer drains a session", self._carrier.remote_address)
@@ -356,6 +381,16 @@ class Http3Connection(abc.ABC):
             # One that overtook its session, or outlived it, is lost, as datagrams may be.
             if session is not None:
                 session.datagram_arrived(data[quarter[1] :])
+
+
+def _is_over(receiver: ReceiveStream) -> bool:
+    """Whether a stream ended or was reset, and there is nothing more to take."""
+    try:
+        return not receiver.peek_nowait()
+    except StreamReset:
+        return True
+    except trio.WouldBlock:
+        return False
 
 
 @attrs.frozen
@@ -379,7 +414,3 @@ class Prefix:
         if session_id is None:
             return None
         return cls(kind[0], session_id[0], data[: session_id[1]])
-
-
-def _describe(code: int) -> str:
-    return H3Code(code).name if code in set(H3Code) else f"code {code:#x}"

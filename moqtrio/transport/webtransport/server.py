@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 
@@ -31,6 +32,7 @@ from .session import WebTransportSession
 logger: logging.Logger = logging.getLogger("moqtrio.transport")
 
 _OK = 200
+_NOTHING_TO_READ = (StreamReset, trio.ClosedResourceError)
 # Requests that have not been answered.
 _MOST_REQUESTS = 16
 # Streams that came before their session.
@@ -113,7 +115,7 @@ class _Server(Http3Connection):
         """Serve until the connection is over."""
         self._handlers, self._handler = handlers, handler
         nursery.start_soon(self._guarded, self._close_when_unused)
-        nursery.start_soon(self._guarded, self.run, nursery)
+        self.start(nursery)
         await self._carrier.wait_closed()
 
     async def _close_when_unused(self) -> None:
@@ -155,10 +157,23 @@ class _Server(Http3Connection):
             receiver.stop(error.code.on_wire)
         finally:
             self._requests.discard(receiver.stream_id)
-            if session is None:
-                self._drop_early(receiver.stream_id)
-        if session is not None:
-            await self._watch(session, receiver, frames)
+        if session is None:
+            for early in self._take_early(receiver.stream_id):
+                self._drop(early, SESSION_GONE)
+            await self._read_past(receiver)
+        else:
+            self._start_session(session, stream, frames)
+
+    async def _read_past(self, receiver: ReceiveHalf) -> None:
+        """Let a refused client finish. Chromium forgets an answer when it is asked to
+        stop before it has read it."""
+        with (
+            trio.move_on_after(self._timeout),
+            contextlib.suppress(StreamReset, trio.ClosedResourceError),
+        ):
+            while await receiver._receive_idly():
+                pass
+        receiver.stop(H3Code.NO_ERROR.on_wire)
 
     async def _request(self, receiver: ReceiveHalf, frames: RequestFrames, taken: bytes) -> Message:
         data = taken
@@ -185,7 +200,11 @@ class _Server(Http3Connection):
         if status != _OK:
             self._send_refusal(stream, status, list_protocols=not protocol)
             return None
-        return self._start_session(stream, request, protocol)
+        session = self._begin_session(stream, authority=request.authority, path=request.path)
+        session.agree(protocol)
+        fields = [(b":status", b"200"), (DRAFT, b"draft02"), (PROTOCOL, encode_strings([protocol]))]
+        stream.send.send_nowait(self._fields.encode(fields))
+        return session
 
     def _status_for(self, request: WebTransportRequest, protocol: str) -> int:
         if len(self._sessions) >= self._max_sessions:
@@ -200,34 +219,45 @@ class _Server(Http3Connection):
             # No draft asks for it: it lets the client say what would have done.
             fields.append((AVAILABLE_PROTOCOLS, encode_strings(self._protocols)))
         stream.send.send_nowait(self._fields.encode(fields), finish=True)
-        # RFC 9114 section 4.1.1: a complete answer needs no more of the request.
-        stream.receive.stop(H3Code.NO_ERROR.on_wire)
 
     def _start_session(
-        self, stream: BidiStream, request: WebTransportRequest, protocol: str
-    ) -> WebTransportSession:
-        session = self._begin_session(stream, authority=request.authority, path=request.path)
-        session.agree(protocol)
-        fields = [(b":status", b"200"), (DRAFT, b"draft02"), (PROTOCOL, encode_strings([protocol]))]
-        stream.send.send_nowait(self._fields.encode(fields))
+        self, session: WebTransportSession, stream: BidiStream, frames: RequestFrames
+    ) -> None:
         for early in self._take_early(session.session_id):
             if isinstance(early, BidiStream):
                 session.adopt_bidi(early)
             else:
                 session.adopt_uni(early)
-        self._handlers.start_soon(
-            self._run_session, session, name=f"webtransport {session.remote_address}"
-        )
         self._note_change()
-        return session
+        watched = trio.Event()
+        name = f"webtransport {session.remote_address}"
+        self._handlers.start_soon(self._run_session, session, stream, watched, name=name)
+        self._nursery.start_soon(self._watch_session, session, stream, frames, watched)
 
-    async def _run_session(self, session: WebTransportSession) -> None:
+    async def _run_session(
+        self, session: WebTransportSession, stream: BidiStream, watched: trio.Event
+    ) -> None:
         try:
             await run_handler(self._handler, session)
         finally:
             session.release()
             del self._sessions[session.session_id]
             self._note_change()
+        with trio.move_on_after(self._timeout):
+            await watched.wait()
+        stream.receive.stop(H3Code.NO_ERROR.on_wire)
+
+    async def _watch_session(
+        self,
+        session: WebTransportSession,
+        stream: BidiStream,
+        frames: RequestFrames,
+        watched: trio.Event,
+    ) -> None:
+        try:
+            await self._guarded(self._watch, session, stream.receive, frames)
+        finally:
+            watched.set()
 
     def _note_change(self) -> None:
         change, self._change = self._change, trio.Event()
@@ -255,10 +285,6 @@ class _Server(Http3Connection):
         streams = self._early.pop(session_id, [])
         self._early_count -= len(streams)
         return streams
-
-    def _drop_early(self, session_id: int) -> None:
-        for stream in self._take_early(session_id):
-            self._drop(stream, SESSION_GONE)
 
     def _goaway(self, number: int) -> None:
         """A client's GOAWAY is about pushes, and there are none (RFC 9114 section 5.2)."""

@@ -17,7 +17,7 @@ from ..connection import BidiStream, ConnectionStatistics, SendStream
 from ..quic.codes import SESSION_GONE, is_mapped, stream_code_from_wire
 from ..streams import ReceiveHalf, SendHalf
 from .capsules import CloseSession
-from .codes import FrameType, H3Code, StreamType
+from .codes import FrameType, H3Code, StreamType, describe_code
 from .records import encode_record
 
 _Stream = TypeVar("_Stream", SendStream, BidiStream)
@@ -48,7 +48,6 @@ class WebTransportSession(AcceptingConnection):
         self._datagram_prefix = encode_uint_var(self.session_id // 4)
         self._openers: set[trio.CancelScope] = set()
         self._streams_dismissed = False
-        self._leave_carrier = carrier.on_writable(self._carrier_changed)
 
     def agree(self, protocol: str) -> None:
         """The server chose a protocol."""
@@ -63,13 +62,6 @@ class WebTransportSession(AcceptingConnection):
             with contextlib.suppress(MoqError, trio.ClosedResourceError, trio.WouldBlock):
                 self._connect.finish()
         self.dismiss_streams()
-
-    def abandon(self, reason: str) -> None:
-        """No session came about, whatever its streams brought."""
-        self._terminate(
-            SessionClosed(reason, code=SessionCode.INTERNAL, remote=False), discard=True
-        )
-        self.release()
 
     def dismiss_streams(self) -> None:
         """Tell the peer that the session's streams are over too."""
@@ -89,16 +81,16 @@ class WebTransportSession(AcceptingConnection):
         for receiver in self._live_receive_halves():
             receiver.stop(SESSION_GONE)
 
-    def _carrier_changed(self) -> None:
-        end = self._carrier.closed
-        if end is None:
-            self._notify_writable()
-        else:
-            self._terminate(_translate(end), discard=not end.remote)
+    def carrier_closed(self, end: SessionClosed) -> None:
+        """The connection under the session is over."""
+        self._terminate(_translate(end), discard=not end.remote)
+
+    def carrier_writable(self) -> None:
+        """Something can be written or opened again on the connection."""
+        self._notify_writable()
 
     def _terminate(self, end: SessionClosed, *, discard: bool = False) -> None:
         if self._end is None:
-            self._leave_carrier()
             for scope in self._openers:
                 scope.cancel()
             super()._terminate(end, discard=discard)
@@ -175,16 +167,8 @@ class WebTransportSession(AcceptingConnection):
             begun = begin(stream)
             if self.closed is None:
                 return begun
-            self.release_stream(begun)
+            _give_up(begun)
         raise self._closed_error()
-
-    def release_stream(self, stream: object) -> None:
-        """A stream came just as the session ended."""
-        if isinstance(stream, BidiStream):
-            stream.receive.stop(SESSION_GONE)
-            stream = stream.send
-        assert isinstance(stream, SendHalf)
-        stream.reset(SESSION_GONE)
 
     async def open_uni(self) -> SendStream:
         return await self._open(self._carrier.open_uni, self._begin_uni)
@@ -255,6 +239,14 @@ class WebTransportSession(AcceptingConnection):
         return attrs.evolve(self._carrier.statistics(), streams_open=len(streams))
 
 
+def _give_up(stream: SendStream | BidiStream) -> None:
+    """A stream was opened just as its session ended."""
+    if isinstance(stream, BidiStream):
+        stream.receive.stop(SESSION_GONE)
+        stream = stream.send
+    stream.reset(SESSION_GONE)
+
+
 def _translate(end: SessionClosed) -> SessionClosed:
     """The end of the HTTP/3 connection, as the end of a session on it."""
     code, reason = end.code, end.reason
@@ -263,6 +255,6 @@ def _translate(end: SessionClosed) -> SessionClosed:
     elif code == H3Code.NO_ERROR:
         code = SessionCode.NO_ERROR
     elif code > _LARGEST_PLAIN_CODE:
-        name = H3Code(code).name if code in set(H3Code) else f"error {code:#x}"
-        code, reason = SessionCode.INTERNAL, f"HTTP/3 {name}: {reason or 'no reason given'}"
+        reason = f"HTTP/3 {describe_code(code)}: {reason or 'no reason given'}"
+        code = SessionCode.INTERNAL
     return SessionClosed(reason, code=code, remote=end.remote)
