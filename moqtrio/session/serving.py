@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sized
+from functools import partial
 
 import attrs
 import trio
@@ -96,7 +97,7 @@ class SubscriptionServer:
         self._log = track.log
         self._id = request.subscribe_id
         priority = request_priority(request.priority, track.info)
-        self._outgoing = OutgoingStreams(connection, priority)
+        self._outgoing = OutgoingStreams(connection, priority, ordered=request.ordered)
         self._limits = ServingLimits() if limits is None else limits
         self._resolver = Resolver(
             track.log,
@@ -143,6 +144,7 @@ class SubscriptionServer:
             self._resolver.close()
             for sender in self._senders:
                 sender.reset(end)
+        await self._outgoing.wait_arrived()
         self._control.finish()
 
     async def _serve(self, nursery: trio.Nursery) -> None:
@@ -230,7 +232,7 @@ class SubscriptionServer:
         return GroupSender(
             reader,
             self._resolver.expiry,
-            self._outgoing.open_stream,
+            partial(self._outgoing.open_stream, reader.sequence),
             header=encode_group_header(self._id, reader.sequence, self._control.version),
             timescale=self._track.info.timescale,
         )
@@ -403,7 +405,7 @@ class SubscriptionServer:
         self._stop_waiting_for_resolver()  # what is wanted now may be there
         priority = request_priority(update.priority, self._track.info)
         self._resolver.priority = priority
-        self._outgoing.set_request(priority, self._streams())
+        self._outgoing.set_request(priority, update.ordered, self._streams())
         self._wakeup.set()
 
     def _describe(self) -> str:

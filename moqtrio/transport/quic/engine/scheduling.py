@@ -137,10 +137,11 @@ class SchedulingEngine(StockConnection):
     def share_places(
         self, stream: EngineStream, rivals: NewestFirst[EngineStream] | None, rank: int
     ) -> None:
-        """Let the highest rank among ``rivals`` go first in the place of any of them."""
+        """Let the highest rank among ``rivals`` go first in the place of any that has not
+        begun."""
         waits = stream.entry is not None
         if waits and stream.rivals is not None:
-            stream.rivals.discard(stream, is_empty=True)
+            stream.rivals.discard(stream)
         stream.rivals, stream.rank = rivals, rank
         if waits and rivals is not None:
             rivals.add(stream)
@@ -216,7 +217,7 @@ class SchedulingEngine(StockConnection):
         if stream.entry is not None:
             stream.entry = None
             if stream.rivals is not None:
-                stream.rivals.discard(stream, is_empty=not stream.sender.has_frames)
+                stream.rivals.discard(stream)
 
     def _change_places(self, one: EngineStream, other: EngineStream) -> None:
         one.order, other.order = other.order, one.order

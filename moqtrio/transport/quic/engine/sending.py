@@ -344,10 +344,10 @@ class SendingEngine(FastReceivingEngine):
                     self._dequeue(stream)
                 continue
             rivals = stream.rivals
-            if rivals is not None:
-                first = rivals.first()
-                if first is not stream and first.priority == stream.priority:
-                    self._change_places(stream, first)
+            if rivals is not None and not sender.highest_offset:
+                newest = rivals.newest
+                if newest is not stream and newest.priority == stream.priority:
+                    self._change_places(stream, newest)
                     continue
             stream_id = stream.stream_id
             offset = sender.next_offset()
@@ -373,8 +373,6 @@ class SendingEngine(FastReceivingEngine):
             if newly:
                 self._remote_max_data_used += newly
                 self._count_unsent(stream.priority, -newly)
-                if rivals is not None:
-                    rivals.count(stream, newly)
             data = frame[1]
             kind = _STREAM_TYPE | frame[2]
             length = (len(data) | 0x4000).to_bytes(2, "big")
