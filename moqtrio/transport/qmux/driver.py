@@ -10,7 +10,7 @@ from .link import LinkError, MessageLink
 
 # What is handed to the link at once. More would be sent before what becomes more urgent
 # meanwhile; less costs more calls for each byte.
-_BATCH = 64 * 1024
+_BATCH = 32 * 1024
 # Seconds for the last words, and for the peer's.
 _GOODBYE = 2.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 
+from ..newest_first import NewestFirst
 from .frames import (
     encode_close,
     encode_datagram,
@@ -109,6 +110,18 @@ class Outbox:
         self._count_unsent(half.counted_at, half.queued)
         if half.entry is not None:
             self._enqueue(half)
+
+    def share_places(
+        self, half: QmuxSendHalf, rivals: NewestFirst[QmuxSendHalf] | None, rank: int
+    ) -> None:
+        """Let the highest rank among ``rivals`` go first in the place of any that has not
+        begun."""
+        waits = half.entry is not None
+        if waits and half.rivals is not None:
+            half.rivals.discard(half)
+        half.rivals, half.rank = rivals, rank
+        if waits and rivals is not None:
+            rivals.add(half)
 
     def forget(self, half: QmuxSendHalf) -> None:
         """Nothing more of this stream is sent."""
@@ -256,14 +269,25 @@ class Outbox:
         sendable = self._sendable
         while sendable:
             entry = sendable[0]
-            if entry[2].entry is entry:
-                return entry[2]
-            heapq.heappop(sendable)
+            half = entry[2]
+            if half.entry is not entry:
+                heapq.heappop(sendable)
+                continue
+            if half.rivals is not None and not half.offset:
+                newest = half.rivals.newest
+                if newest is not half and newest.priority == half.priority:
+                    half.order, newest.order = newest.order, half.order
+                    self._enqueue(half)
+                    self._enqueue(newest)
+                    continue
+            return half
         return None
 
     def _enqueue(self, half: QmuxSendHalf) -> None:
         if half.entry is None:
             self._waiting += 1
+            if half.rivals is not None:
+                half.rivals.add(half)
         entry = (-half.priority, half.order, half)
         half.entry = entry
         sendable = self._sendable
@@ -277,6 +301,8 @@ class Outbox:
         if half.entry is not None:
             half.entry = None
             self._waiting -= 1
+            if half.rivals is not None:
+                half.rivals.discard(half)
 
     def _count_unsent(self, priority: int, change: int) -> None:
         self.unsent += change

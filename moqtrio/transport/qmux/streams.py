@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ..newest_first import NewestFirst
 from ..streams import ReceiveHalf, SendHalf
 from .errors import QmuxCode, QmuxError
 
@@ -33,6 +34,8 @@ class QmuxSendHalf(SendHalf):
         "offset",
         "order",
         "queued",
+        "rank",
+        "rivals",
         "stuck",
     )
 
@@ -52,6 +55,8 @@ class QmuxSendHalf(SendHalf):
         self.order: int = order
         self.stuck: int = 0  # unsent bytes, found to wait for the limit to grow
         self.entry: tuple[int, int, QmuxSendHalf] | None = None  # its place in the outbox
+        self.rivals: NewestFirst[QmuxSendHalf] | None = None  # with whom it shares places
+        self.rank: int = 0  # among them
 
     @property
     def priority(self) -> int:
@@ -100,6 +105,10 @@ class QmuxSendHalf(SendHalf):
 
     def _reprioritise(self) -> None:
         self._connection._outbox.reprioritised(self)
+
+    def share_places(self, rivals: NewestFirst[Any] | None, rank: int) -> None:
+        if not self._settled:
+            self._connection._outbox.share_places(self, rivals, rank)
 
 
 class QmuxReceiveHalf(ReceiveHalf):
