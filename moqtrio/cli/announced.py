@@ -27,7 +27,7 @@ async def announced(
     Parameters
     ----------
     url
-        The server, as moqt://HOST:PORT.
+        The server, as https://HOST:PORT/PATH, or moqt://HOST:PORT for raw QUIC.
     prefix
         Only broadcasts whose path begins so.
     """

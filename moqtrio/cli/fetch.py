@@ -37,7 +37,7 @@ async def fetch(
     Parameters
     ----------
     url
-        The server, as moqt://HOST:PORT.
+        The server, as https://HOST:PORT/PATH, or moqt://HOST:PORT for raw QUIC.
     broadcast
         The broadcast's path.
     track

@@ -32,7 +32,7 @@ def _check_url(_type: Any, url: str) -> None:
 
 
 Url = Annotated[str, Parameter(validator=_check_url)]
-"""``moqt://HOST:PORT``, checked before anything is opened."""
+"""A session's URL, checked before anything is opened."""
 
 
 def _duration(_type: Any, tokens: Sequence[Token]) -> float:
@@ -96,19 +96,39 @@ class ClientTlsOptions:
     tls_insecure: Annotated[
         bool, Parameter(group=_TLS, help="Accept any certificate. For tests alone.")
     ] = False
+    tls_cert: Annotated[
+        Path | None,
+        Parameter(
+            group=_TLS,
+            metavar="FILE",
+            help="This side's own certificate and its chain, PEM, for servers that ask for one.",
+        ),
+    ] = None
+    tls_key: Annotated[
+        Path | None, Parameter(group=_TLS, metavar="FILE", help="Its private key, PEM.")
+    ] = None
 
-    def build(self) -> moqtrio.ClientTls:
-        """The library's own form. Raises UsageError for options that exclude each other."""
+    def build(self) -> moqtrio.ClientTls | None:
+        """The library's own form; None, which is its default, without any of the options.
+
+        Raises UsageError for options that exclude each other.
+        """
         chosen = [self.tls_fingerprint is not None, self.tls_ca is not None, self.tls_insecure]
         if sum(chosen) > 1:
             raise UsageError(
                 "--tls-fingerprint, --tls-ca and --tls-insecure exclude each other: give one"
             )
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise UsageError("--tls-cert and --tls-key belong together: give both")
+        if self == CLIENT_TLS:
+            return None
         try:
             return moqtrio.ClientTls(
                 fingerprint=self.tls_fingerprint,
                 ca_file=self.tls_ca,
                 insecure=self.tls_insecure,
+                certificate_file=self.tls_cert,
+                key_file=self.tls_key,
             )
         except ValueError as error:
             raise UsageError(str(error)) from error
@@ -133,6 +153,14 @@ class ServerTlsOptions:
     tls_key: Annotated[
         Path | None, Parameter(group=_TLS, metavar="FILE", help="Its private key, PEM.")
     ] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Parameter(
+            group=_TLS,
+            metavar="FILE",
+            help="Take only clients whose certificate comes from the authorities in this PEM file.",
+        ),
+    ] = None
 
     def build(self) -> moqtrio.ServerTls:
         """The library's own form. Raises UsageError unless there is exactly one certificate."""
@@ -140,7 +168,9 @@ class ServerTlsOptions:
             if self.tls_cert is not None or self.tls_key is not None:
                 raise UsageError("--tls-generate excludes --tls-cert and --tls-key")
             try:
-                return moqtrio.generate_certificate([self.tls_generate])
+                return moqtrio.generate_certificate(
+                    [self.tls_generate], client_ca_file=self.tls_client_ca
+                )
             except ValueError as error:
                 raise UsageError(
                     f"--tls-generate expects a host name or address, not {self.tls_generate!r}"
@@ -150,7 +180,9 @@ class ServerTlsOptions:
                 "a server needs a certificate: --tls-cert FILE --tls-key FILE, "
                 "or --tls-generate HOST for development"
             )
-        return moqtrio.ServerTls.from_files(self.tls_cert, self.tls_key)
+        return moqtrio.ServerTls.from_files(
+            self.tls_cert, self.tls_key, client_ca_file=self.tls_client_ca
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

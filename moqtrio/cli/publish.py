@@ -30,7 +30,7 @@ async def publish(
     Parameters
     ----------
     url
-        The relay, as moqt://HOST:PORT.
+        The relay, as https://HOST:PORT/PATH, or moqt://HOST:PORT for raw QUIC.
     """
     client_tls = tls.build()
     source.check()

@@ -33,7 +33,9 @@ async def serve(
     Parameters
     ----------
     url
-        Where to listen, as moqt://HOST:PORT. [::] is every address, port 0 picks a free one.
+        Where to listen, as https://HOST:PORT or moqt://HOST:PORT, which is the same: raw QUIC and
+        WebTransport over UDP, WebSocket over TCP. [::] is every address, port 0 picks a free
+        one.
     """
     server_tls = tls.build()
     source.check()

@@ -91,4 +91,5 @@ async def race(
         return won[0]
     if len(failures) == 1:
         raise failures[0]
-    raise ConnectError("; ".join(str(failures[index]) for index in range(len(attempts))))
+    reasons = dict.fromkeys(str(failures[index]) for index in range(len(attempts)))
+    raise ConnectError("; ".join(reasons))

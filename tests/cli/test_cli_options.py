@@ -33,6 +33,7 @@ GENERATE = ["--tls-generate", "localhost"]
         (["fetch", *SUBSCRIBE[1:], str(2**62)], "from 0 to 2**62 - 1"),
         ([*SUBSCRIBE, "--tls-insecure", "--tls-ca", "f"], "exclude each other"),
         ([*SUBSCRIBE, "--tls-fingerprint", "xyz"], "fingerprint"),
+        ([*SUBSCRIBE, "--tls-cert", "f"], "--tls-cert and --tls-key belong together"),
         (["subscribe", "ftp://localhost:1", "b", "t"], "expected https://HOST:PORT or moqt://"),
         (["announced", "moqt://"], "has no host"),
         (SERVE, "a server needs a certificate"),
