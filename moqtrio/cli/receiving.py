@@ -110,7 +110,9 @@ async def explain_refusal(
     paths: list[str] = []
     with trio.move_on_after(_ANNOUNCE_WAIT):
         async with session.announced("") as announcements:
-            for _ in range(min(announcements.initial, _ANNOUNCE_SHOWN + 1)):
+            shown = _ANNOUNCE_SHOWN + 1
+            initial = shown if announcements.initial is None else announcements.initial
+            for _ in range(min(initial, shown)):
                 paths.append((await announcements.receive()).path)
     if not paths:
         return Failure(message, "the peer announces no broadcasts at all")

@@ -20,6 +20,7 @@ from .path import join, strip_prefix
 from .ranges import RangeSet
 from .recording import RecordingMode, RecordingStatistics
 from .requests import ReplayRequest, ReplayRequests, ReplayWriter
+from .route import Route
 from .source import ReplaySource
 from .track import Track, TrackInfo, TrackStore
 
@@ -46,6 +47,7 @@ __all__ = [
     "ReplayRequests",
     "ReplaySource",
     "ReplayWriter",
+    "Route",
     "Track",
     "TrackInfo",
     "TrackLog",

@@ -9,6 +9,7 @@ from ..errors import ProtocolError, StreamCode
 from .clock import MediaClock
 from .log import LogLimits
 from .recording import RecordingMode
+from .route import Route
 from .track import Track, TrackInfo, TrackStore
 
 
@@ -19,10 +20,20 @@ class Broadcast:
         path: its name, as subscribers ask for it.
     """
 
-    def __init__(self, path: str, clock: MediaClock, on_close: Callable[[Broadcast], None]) -> None:
+    def __init__(
+        self,
+        path: str,
+        clock: MediaClock,
+        on_close: Callable[[Broadcast], None],
+        *,
+        route: Route,
+        on_reroute: Callable[[], None],
+    ) -> None:
         self.path = path
         self._clock = clock
         self._on_close = on_close
+        self._route = route
+        self._on_reroute = on_reroute
         self._tracks: dict[str, Track] = {}
         self._closed = False
 
@@ -35,6 +46,17 @@ class Broadcast:
     def closed(self) -> bool:
         """Whether it has been closed."""
         return self._closed
+
+    @property
+    def route(self) -> Route:
+        """The way it comes by; empty for one of our own."""
+        return self._route
+
+    def reroute(self, route: Route) -> None:
+        """Announce that the same broadcast comes by another way now, or at another cost."""
+        self._route = route
+        if not self._closed:
+            self._on_reroute()
 
     def create_track(
         self,

@@ -15,21 +15,35 @@ from .broadcast import Broadcast
 from .clock import MediaClock
 from .notify import Wakeup, Watchers
 from .path import strip_prefix
+from .route import Route
 
 
 @attrs.frozen
 class Announcement:
-    """A broadcast became available, or ceased to be.
+    """A broadcast became available, or ceased to be, or comes by another way now.
 
     Attributes:
         path: the whole path of the broadcast.
-        active: whether it is available now.
-        hops: the identifiers of the relays it came through, the publisher's first.
+        active: whether it is available now. An active one for a path that is active already
+            says that the same broadcast comes by another way now.
+        hops: the identifiers of the endpoints it came through, the publisher's first; 0 is
+            one that does not tell its own.
+        cost: what subscribing to it here costs, in units of the deployment's choice. Of
+            several ways to one broadcast the cheaper one is the better. 0 where the protocol
+            version has no costs (before moq-lite-06).
+        cold_cost: the same where nobody subscribes to it yet.
     """
 
     path: str
     active: bool
     hops: tuple[int, ...] = ()
+    cost: int = 0
+    cold_cost: int = 0
+
+    @property
+    def route(self) -> Route:
+        """The way it comes by: what a relay says of it (:meth:`Origin.create_broadcast`)."""
+        return Route(self.hops, self.cost, self.cold_cost)
 
 
 class Origin:
@@ -54,8 +68,13 @@ class Origin:
         """The broadcasts by path (a live view)."""
         return MappingProxyType(self._broadcasts)
 
-    def create_broadcast(self, path: str) -> Broadcast:
+    def create_broadcast(self, path: str, *, route: Route | None = None) -> Broadcast:
         """Create a broadcast and announce it.
+
+        Args:
+            path: its name, segments with slashes between them.
+            route: the way it came by, where it is somebody else's and this is a relay; None
+                for one of our own. Peers that are on that way are not told of it.
 
         Raises ProtocolError where there is one with that path, ValueError where one of the
         path's segments is empty: below a prefix, ``"room/"`` could not be told from ``"room"``.
@@ -64,7 +83,13 @@ class Origin:
             raise ValueError(f"the broadcast path {path!r} has an empty segment")
         if path in self._broadcasts:
             raise ProtocolError(f"there already is a broadcast {path!r}")
-        broadcast = Broadcast(path, self.clock, self._remove)
+        broadcast = Broadcast(
+            path,
+            self.clock,
+            self._remove,
+            route=Route() if route is None else route,
+            on_reroute=self._watchers.notify,
+        )
         self._broadcasts[path] = broadcast
         self._watchers.notify()
         return broadcast
@@ -92,7 +117,7 @@ class OriginAnnouncements(trio.abc.ReceiveChannel[Announcement]):
     def __init__(self, origin: Origin, prefix: str) -> None:
         self._origin = origin
         self._prefix = prefix
-        self._told: dict[str, Broadcast] = {}
+        self._told: dict[str, tuple[Broadcast, Route]] = {}
         self._ready: deque[Announcement] = deque()
         self._wakeup = Wakeup()
         self._remove = origin._watchers.add(self._wakeup.set)
@@ -122,16 +147,16 @@ class OriginAnnouncements(trio.abc.ReceiveChannel[Announcement]):
 
     def _compare(self) -> None:
         current = {
-            path: broadcast
+            path: (broadcast, broadcast.route)
             for path, broadcast in self._origin.broadcasts.items()
             if strip_prefix(path, self._prefix) is not None
         }
-        for path, broadcast in self._told.items():
-            if current.get(path) is not broadcast:
-                self._ready.append(Announcement(path, active=False))
-        for path, broadcast in current.items():
-            if self._told.get(path) is not broadcast:
-                self._ready.append(Announcement(path, active=True))
+        for path, (broadcast, route) in self._told.items():
+            if path not in current or current[path][0] is not broadcast:
+                self._ready.append(_announcement(path, False, route))
+        for path, (broadcast, route) in current.items():
+            if self._told.get(path) != (broadcast, route):
+                self._ready.append(_announcement(path, True, route))
         self._told = current
 
     async def aclose(self) -> None:
@@ -140,3 +165,7 @@ class OriginAnnouncements(trio.abc.ReceiveChannel[Announcement]):
         self._remove()
         self._wakeup.set()
         await trio.lowlevel.checkpoint()
+
+
+def _announcement(path: str, active: bool, route: Route) -> Announcement:
+    return Announcement(path, active, route.hops, route.cost, route.cold_cost)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 import trio
 
@@ -22,7 +24,8 @@ class StreamGroupConsumer(GroupConsumer):
         sequence: the group.
         stream: its bytes.
         skip: how many bytes at the stream's start are not frames.
-        timescale: the track's timestamp units per second.
+        timescale: the track's timestamp units per second; None where frames have none.
+        now_us: stamps those, in microseconds.
         max_frame_bytes: a larger frame is an error.
     """
 
@@ -34,13 +37,16 @@ class StreamGroupConsumer(GroupConsumer):
         stream: ReceiveStream,
         *,
         skip: int = 0,
-        timescale: int,
+        timescale: int | None,
+        now_us: Callable[[], int],
         max_frame_bytes: int,
     ) -> None:
         self._sequence = sequence
         self._stream = stream
         self._skip = skip
-        self._decoder: FrameDecoder[Frame] = FrameDecoder(timescale, Frame, max_frame_bytes)
+        # As moq-rs does: what has no timestamp is stamped when it is here.
+        make_frame = Frame if timescale is not None else partial(_stamped, now_us)
+        self._decoder: FrameDecoder[Frame] = FrameDecoder(timescale, make_frame, max_frame_bytes)
         self._frames: deque[Frame] = deque()
         self._ended = False
         self._error: Exception | None = None
@@ -154,3 +160,7 @@ class StreamGroupConsumer(GroupConsumer):
     def _raise_if_ended(self) -> None:
         if self._ended:
             raise trio.EndOfChannel
+
+
+def _stamped(now_us: Callable[[], int], payload: bytes, _: int) -> Frame:
+    return Frame(payload, now_us())

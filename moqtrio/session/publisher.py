@@ -10,11 +10,12 @@ from typing import Any
 import trio
 
 from ..errors import DecodeError, ReplayError, RequestError, StreamCode
-from ..model import Announcement, Origin, Track, strip_prefix
+from ..model import Origin, Track
 from ..replay import Resolver, resolve_group
 from ..scope import open_scope
 from ..transport.connection import BidiStream, Connection
 from ..wire import Version, lite
+from .announcing import serve_announcements
 from .answering import AnsweringTrack, refuse_subscription
 from .control import ControlStream
 from .epoch import find_epoch
@@ -25,6 +26,7 @@ from .patience import REQUEST_TIMEOUT, patiently
 from .pins import PinLimit
 from .priorities import request_priority, stream_priority
 from .serving import ServingLimits, SubscriptionServer
+from .setup import PeerSetup
 from .timeline import find_timeline
 
 logger: logging.Logger = logging.getLogger("moqtrio.session")
@@ -38,6 +40,7 @@ class Publisher:
         version: what it speaks.
         origin: what it may have; None for nothing.
         limits: what each subscription may hold.
+        peer_setup: what the peer says of itself.
 
     Attributes:
         departure: whether this side or the peer is about to leave.
@@ -48,12 +51,14 @@ class Publisher:
         connection: Connection,
         version: Version,
         origin: Origin | None,
-        limits: ServingLimits | None = None,
+        limits: ServingLimits,
+        peer_setup: PeerSetup,
     ) -> None:
         self._connection = connection
         self._version = version
         self._origin = origin
-        self._limits = ServingLimits() if limits is None else limits
+        self._limits = limits
+        self._peer_setup = peer_setup
         self._subscribe_ids: set[int] = set()
         self.departure: Departure = Departure(connection, version)
 
@@ -86,6 +91,8 @@ class Publisher:
             kind = await patiently(self._connection, control.read_varint)
             message = lite.request_type(kind, self._version)
             handler = None if message is None else _HANDLERS.get(message)
+            if message is lite.Fetch and not lite.Track.exists_in(self._version):
+                handler = None  # nobody serves it there: frames would have no timescale
             if message is None or handler is None:
                 raise RequestError(
                     f"no request is known by stream type {kind}", code=StreamCode.CANCEL
@@ -176,30 +183,9 @@ class Publisher:
             await self.departure.hear(control, request)
 
     async def _announce(self, control: ControlStream, request: lite.AnnounceRequest) -> None:
-        """Tell what there is, then what changes, until the peer ends the stream."""
-        with self.departure.standing():
-            async with open_scope() as nursery:
-                nursery.start_soon(_cancel_when_over, control, nursery.cancel_scope)
-                await self._send_announcements(control, request)
-        control.finish()
-
-    async def _send_announcements(
-        self, control: ControlStream, request: lite.AnnounceRequest
-    ) -> None:
         origin = Origin() if self._origin is None else self._origin
-        async with origin.announced(request.prefix) as announcements:
-            initial = []
-            while True:
-                try:
-                    initial.append(announcements.receive_nowait())
-                except trio.WouldBlock:
-                    break
-            encoder = lite.AnnounceEncoder(self._version, origin.hop_id)
-            messages = [encoder.encode_ok(len(initial))]
-            messages += [encoder.encode(_announce(found, request.prefix)) for found in initial]
-            await control.send.send_all(b"".join(messages))
-            async for found in announcements:
-                await control.send.send_all(encoder.encode(_announce(found, request.prefix)))
+        with self.departure.standing():
+            await serve_announcements(control, origin, request, self._peer_setup.now.origin)
 
 
 def _max_latency(track: Track) -> float:
@@ -208,23 +194,6 @@ def _max_latency(track: Track) -> float:
     if track.info.max_latency is not None:
         return to_wire(track.info.max_latency)
     return track.log.limits.cache_age if track.source is None else LONGEST_LATENCY
-
-
-def _announce(found: Announcement, prefix: str) -> lite.Announce:
-    suffix = strip_prefix(found.path, prefix)
-    assert suffix is not None
-    status = lite.AnnounceStatus.ACTIVE if found.active else lite.AnnounceStatus.ENDED
-    return lite.Announce(status, suffix)
-
-
-async def _cancel_when_over(control: ControlStream, scope: trio.CancelScope) -> None:
-    """Cancel ``scope`` when the peer ends its half, in whatever way."""
-    try:
-        while await control.receive.receive_some():
-            pass
-    except trio.BrokenResourceError:
-        pass
-    scope.cancel()
 
 
 async def _cancel_when_unwanted(control: ControlStream, scope: trio.CancelScope) -> None:

@@ -10,7 +10,6 @@ import logging
 import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import partial
 from itertools import count
 from typing import Literal
 
@@ -27,25 +26,24 @@ from ..errors import (
     StreamReset,
     describe_stream_code,
 )
-from ..model import GroupConsumer, Origin, TrackInfo
+from ..model import Announcement, GroupConsumer, MediaClock, Origin, TrackInfo
 from ..scope import open_scope
 from ..transport.connection import BidiStream, Connection, ConnectionStatistics, ReceiveStream
 from ..wire import Version, lite
-from .announcements import Announcements
+from .announcements import Announcements, read_hello, wait_announced
 from .control import ControlStream
 from .goaway import GRACE, Departure, GoingAway
 from .group_stream import StreamGroupConsumer
+from .incoming import IncomingStreams
 from .latency import to_wire
-from .patience import patiently
 from .publisher import Publisher
 from .serving import ServingLimits
+from .setup import DEFAULT_COST, PeerSetup, send_setup
 from .subscription import Order, Subscription
 from .timeline import find_time
+from .track_infos import TrackInfos
 
 logger: logging.Logger = logging.getLogger("moqtrio.session")
-
-_HEADER_BYTES = 64
-_ACCEPTED_PER_TURN = 64
 
 
 @attrs.frozen(kw_only=True)
@@ -55,10 +53,13 @@ class SessionSettings:
     Attributes:
         max_frame_bytes: the largest frame that is accepted.
         serving: what each of the peer's subscriptions may hold of our memory.
+        cost: what subscribing from this side costs, in units of the deployment's choice, for
+            peers that relay; None for the usual 1. Since moq-lite-05.
     """
 
     max_frame_bytes: int = 16 * 2**20
     serving: ServingLimits = attrs.Factory(ServingLimits)
+    cost: int | None = None
 
 
 class Session:
@@ -82,10 +83,14 @@ class Session:
         self._settings = SessionSettings() if settings is None else settings
         self._origin = publish
         self._path = path
-        self._publisher = Publisher(connection, version, publish, self._settings.serving)
+        self._peer_setup = PeerSetup(version)
+        self._publisher = Publisher(
+            connection, version, publish, self._settings.serving, self._peer_setup
+        )
         self._subscriptions: dict[int, Subscription] = {}
-        self._next_subscribe_id = count()
-        self._peer_setup: lite.Setup | None = None
+        self._subscribe_ids = count()
+        self._track_infos = TrackInfos()
+        self._clock = MediaClock()
 
     @property
     def version(self) -> str:
@@ -99,8 +104,27 @@ class Session:
 
     @property
     def peer_path(self) -> str | None:
-        """The path a client asked for in its URL, once it has said."""
-        return None if self._peer_setup is None else self._peer_setup.path
+        """Path and query of the URL a client asked for; None for the root, or until it has
+        said. Before moq-lite-05 there is none on raw QUIC."""
+        return self._connection.request_path or self._peer_setup.now.path
+
+    @property
+    def peer_role(self) -> Literal["publisher", "subscriber"] | None:
+        """The one direction a client means to use; None for both, or until it has said."""
+        role = self._peer_setup.now.role
+        if role is None:
+            return None
+        return "publisher" if role is lite.Role.PUBLISHER else "subscriber"
+
+    @property
+    def peer_cost(self) -> int | None:
+        """What the peer says subscribing from it costs; None if it has not said."""
+        return self._peer_setup.now.cost
+
+    @property
+    def peer_origin(self) -> int | None:
+        """The peer's own identifier in announcements; None if it has not said."""
+        return self._peer_setup.now.origin
 
     def statistics(self) -> ConnectionStatistics:
         """A snapshot of the connection's counters."""
@@ -199,7 +223,7 @@ class Session:
                 raise ValueError("start and start_time exclude each other: give one")
             start = await self.find_time(broadcast, track, start_time)
         request = lite.Subscribe(
-            subscribe_id=next(self._next_subscribe_id),
+            subscribe_id=self.next_subscribe_id(),
             broadcast=broadcast,
             track=track,
             priority=priority,
@@ -208,55 +232,67 @@ class Session:
             start=start,
             end=end,
         )
-        payload = request.encode(self._version)
-        info = await self.track_info(broadcast, track)
-        control = await self._open(lite.BidiStreamType.SUBSCRIBE)
+        known = TrackInfo()
+        if lite.Track.exists_in(self._version):
+            known = await self.track_info(broadcast, track)
         subscription = Subscription(
-            self,
-            control,
-            request,
-            info,
-            order=wanted_order,
-            gap_timeout=gap_timeout,
-            max_frame_bytes=self._settings.max_frame_bytes,
+            self, self._version, request, known, order=wanted_order, gap_timeout=gap_timeout
         )
         # Known before it is asked for: a group may overtake the answer.
         self._subscriptions[request.subscribe_id] = subscription
         try:
-            await control.send.send_all(payload)
             async with open_scope() as nursery:
-                nursery.start_soon(subscription.read_responses)
+                await nursery.start(subscription.follow)
                 yield subscription
         finally:
             subscription.close()
 
     async def fetch(
-        self, broadcast: str, track: str, sequence: int, *, priority: int = 127
+        self,
+        broadcast: str,
+        track: str,
+        sequence: int,
+        *,
+        frame_start: int = 0,
+        frame_end: int | None = None,
+        priority: int = 127,
     ) -> GroupConsumer:
         """Get one group of a track, from memory or history.
 
         Returns it as soon as its first bytes have come. Close it if it is not read to
         its end.
 
-        Raises RequestError where there is no such group, track or broadcast. Cancelling it
-        gives the request up.
+        Args:
+            broadcast: the broadcast's path.
+            track: the track's name.
+            sequence: the group.
+            frame_start: the first frame wanted. What lies beyond its end is an empty group.
+            frame_end: the first frame not wanted any more; None for all that follow.
+            priority: 0 to 255; higher is sent first.
+
+        Raises:
+            RequestError: there is no such group, track or broadcast, or the protocol version
+                (before moq-lite-05) cannot be asked.
+            ValueError: a number is impossible, or only some frames are wanted and the
+                protocol version (before moq-lite-06) has no way to say so.
+
+        Cancelling it gives the request up.
         """
-        request = lite.Fetch(broadcast, track, priority, sequence).encode(self._version)
+        request = lite.Fetch(broadcast, track, priority, sequence, frame_start, frame_end)
+        self._require_requests("fetch a group: subscribe to a range of one instead")
+        request.encode(self._version)
         info = await self.track_info(broadcast, track)
-        control = await self._open(lite.BidiStreamType.FETCH)
-        group = StreamGroupConsumer(
-            sequence,
-            control.receive,
-            timescale=info.timescale,
-            max_frame_bytes=self._settings.max_frame_bytes,
-        )
+        control = await self.open_request(lite.BidiStreamType.FETCH)
+        group = self._group(sequence, control.receive, info)
         try:
             # No FIN: to moq-rs the end of a request is its cancellation.
-            await control.send.send_all(request)
+            await control.send_all(request)
             group.preload(await control.receive.receive_some())
         except StreamReset as error:
+            self.forget_track(broadcast, track)
             raise _refused(f"group {sequence} of {broadcast}/{track}", error) from None
         except BaseException:
+            self.forget_track(broadcast, track)
             control.reset(StreamCode.CANCEL)
             raise
         return group
@@ -284,52 +320,110 @@ class Session:
         return await find_time(self, broadcast, track, when)
 
     async def track_info(self, broadcast: str, track: str) -> TrackInfo:
-        """What the publisher has fixed about a track.
+        """What the publisher has fixed about a track. Asked for once while it is sure to be
+        true: until the subscription to the track or its announcement ends.
 
-        Raises RequestError where there is no such broadcast or track.
+        Raises RequestError where there is no such broadcast or track, or the protocol version
+        (before moq-lite-05) cannot be asked.
         """
-        control = await self._open(lite.BidiStreamType.TRACK)
+        known = self._track_infos.get(broadcast, track)
+        if known is not None:
+            return known
+        self._require_requests("tell about tracks: a subscription has its info")
+        control = await self.open_request(lite.BidiStreamType.TRACK)
         try:
             # No FIN: to moq-rs the end of a request is its cancellation.
             await control.send_all(lite.Track(broadcast, track))
-            info = await control.require(lite.TrackInfo)
+            answer = await control.require(lite.TrackInfo)
         except StreamReset as error:
             raise _refused(f"{broadcast}/{track}", error) from None
         except BaseException:
             control.reset(StreamCode.CANCEL)
             raise
         control.finish()
-        return TrackInfo(
-            priority=info.priority,
-            ordered=info.ordered,
-            max_latency=info.max_latency,
-            timescale=info.timescale,
+        info = TrackInfo(
+            priority=answer.priority,
+            ordered=answer.ordered,
+            max_latency=answer.max_latency,
+            timescale=answer.timescale,
         )
+        self._track_infos.put(broadcast, track, info)
+        return info
 
     @asynccontextmanager
     async def announced(self, prefix: str = "") -> AsyncGenerator[Announcements, None]:
-        """Follow the peer's broadcasts at or below ``prefix``, those there now first."""
-        control = await self._open(lite.BidiStreamType.ANNOUNCE)
+        """Follow the peer's broadcasts at or below ``prefix``, those there now first.
+
+        What has come through this side's own origin is left out: it would be a loop.
+
+        Raises RequestError where the peer refuses. Leaving the block, or cancelling it, ends
+        the stream.
+        """
+        control = await self.open_request(lite.BidiStreamType.ANNOUNCE)
         try:
+            own_hop = None if self._origin is None else self._origin.hop_id
             # Peers that relay leave out what came from us.
-            exclude = None if self._origin is None else self._origin.hop_id
-            await control.send_all(lite.AnnounceRequest(prefix, exclude))
+            await control.send_all(lite.AnnounceRequest(prefix, own_hop))
             try:
-                hello = await control.require(lite.AnnounceOk)
+                hello = await read_hello(control)
             except StreamReset as error:
                 raise _refused("the announcements", error) from None
-            yield Announcements(control, prefix, hello)
+            yield Announcements(
+                control,
+                prefix,
+                hello,
+                own_hop=own_hop,
+                link_cost=await self._link_cost(),
+                on_gone=self._track_infos.forget_broadcast,
+            )
         finally:
             control.finish()
 
-    async def _open(self, kind: lite.BidiStreamType) -> ControlStream:
+    async def wait_announced(self, broadcast: str, *, within: float = math.inf) -> Announcement:
+        """Wait until the peer announces a broadcast.
+
+        Subscribing does not need it: a peer may have broadcasts it does not announce.
+
+        Args:
+            broadcast: the broadcast's whole path.
+            within: seconds to wait at most.
+
+        Raises RequestError where that takes longer than that, or the peer ends its
+        announcements. It says what was waited for and what is announced instead.
+        """
+        return await wait_announced(self, broadcast, within)
+
+    async def _link_cost(self) -> int:
+        """What is added to the cost of all that the peer announces."""
+        if self._version.draft < 6:
+            return 0  # Where nothing has a cost, a part of it would only mislead.
+        cost = (await self._peer_setup.wait()).cost
+        return DEFAULT_COST if cost is None else cost
+
+    def _require_requests(self, what: str) -> None:
+        if not lite.Track.exists_in(self._version):
+            raise RequestError(
+                f"{self._version} cannot {what} (both sides need moq-lite-05 or later)",
+                code=StreamCode.CANCEL,
+            )
+
+    async def open_request(self, kind: lite.BidiStreamType) -> ControlStream:
+        """Open a stream for a request."""
         control = ControlStream(await self._connection.open_bidi(), self._version)
         control.send.send_nowait(bytes([kind]))
         return control
 
+    def next_subscribe_id(self) -> int:
+        """A number no subscription of this session has had."""
+        return next(self._subscribe_ids)
+
     def forget(self, subscription: Subscription) -> None:
         """Groups for ``subscription`` are not wanted any more."""
         self._subscriptions.pop(subscription.subscribe_id, None)
+
+    def forget_track(self, broadcast: str, track: str) -> None:
+        """What is known of a track may not be true any more."""
+        self._track_infos.forget(broadcast, track)
 
     # Serving
 
@@ -338,11 +432,12 @@ class Session:
 
         Cancelling it leaves the connection open: closing it is its owner's business.
         """
+        streams = IncomingStreams(self._connection, self._version, self._peer_setup, self)
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._send_setup)
+                nursery.start_soon(send_setup, self._connection, self._version, self._own_setup())
                 nursery.start_soon(self._accept_requests, nursery)
-                nursery.start_soon(self._accept_groups, nursery)
+                nursery.start_soon(streams.run, nursery)
         except* SessionClosed:
             pass
         except* ProtocolError as group:
@@ -350,126 +445,57 @@ class Session:
             logger.warning("%s: the session ends: %s", self.remote_address, error)
             self.close(SessionCode.PROTOCOL_VIOLATION, str(error))
 
-    async def _send_setup(self) -> None:
-        stream = await self._connection.open_uni()
-        origin = None if self._origin is None else self._origin.hop_id
-        setup = lite.Setup(path=self._path, origin=origin)
-        await stream.send_all(bytes([lite.UniStreamType.SETUP]) + setup.encode(self._version))
-        stream.finish()
+    def _own_setup(self) -> lite.Setup:
+        has_path = self._connection.is_client and self._connection.request_path is None
+        only_reads = self._connection.is_client and self._origin is None
+        return lite.Setup(
+            path=self._path if has_path else None,
+            role=lite.Role.SUBSCRIBER if only_reads else None,
+            cost=self._settings.cost,
+            origin=None if self._origin is None else self._origin.hop_id,
+        )
 
     async def _accept_requests(self, nursery: trio.Nursery) -> None:
         while True:
             stream: BidiStream = await self._connection.accept_bidi()
             nursery.start_soon(self._publisher.handle, stream)
 
-    async def _accept_groups(self, nursery: trio.Nursery) -> None:
-        """Hand each stream to whom it is for, many in one go."""
-        while True:
-            self._route(await self._connection.accept_uni(), nursery)
-            try:
-                for _ in range(_ACCEPTED_PER_TURN):
-                    self._route(self._connection.accept_uni_nowait(), nursery)
-            except trio.WouldBlock:
-                pass
-
-    def _route(self, stream: ReceiveStream, nursery: trio.Nursery) -> None:
-        """Look at the start of a stream; where that is not all there, do so later."""
-        try:
-            header = lite.decode_group_header(stream.peek_nowait(), self._version)
-        except trio.WouldBlock:
-            header = None
-        except StreamReset:
-            return
-        if header is None:
-            nursery.start_soon(self._route_slowly, stream)
-        else:
-            subscribe_id, sequence, _, consumed = header
-            self._group(subscribe_id, sequence, stream, skip=consumed)
-
-    async def _route_slowly(self, stream: ReceiveStream) -> None:
-        """A stream whose first bytes come one by one, or that is no group at all."""
-        data = bytearray()
-        try:
-            header = await patiently(
-                self._connection, partial(_read_header, stream, data, self._version)
-            )
-            if header.stream_type == lite.UniStreamType.SETUP:
-                await self._receive_setup(data[header.consumed :], stream)
-                return
-        except StreamReset:
-            return
-        except trio.TooSlowError:
-            self._refuse_uni(stream, DecodeError("the stream's header did not come"))
-            return
-        except DecodeError as error:
-            self._refuse_uni(stream, error)
-            return
-        group = header.group
-        if group is None:
-            logger.info("%s: unknown stream type %d", self.remote_address, header.stream_type)
-            stream.stop(StreamCode.CANCEL)
-            return
-        rest = bytes(data[header.consumed :])
-        self._group(group.subscribe_id, group.sequence, stream, preload=rest)
-
-    async def _receive_setup(self, data: bytearray, stream: ReceiveStream) -> None:
-        decoder = lite.MessageDecoder(self._version)
-        decoder.feed(data)
-        setup = await patiently(self._connection, partial(_read_setup, stream, decoder))
-        if self._peer_setup is not None:
-            raise ProtocolError("a second SETUP")
-        self._peer_setup = setup
-        stream.stop(StreamCode.INTERNAL)
-
-    def _refuse_uni(self, stream: ReceiveStream, error: DecodeError) -> None:
-        logger.warning("%s: bad stream %d: %s", self.remote_address, stream.stream_id, error)
-        stream.stop(StreamCode.MALFORMED)
-
-    def _group(
+    def take_group(
         self,
         subscribe_id: int,
         sequence: int,
+        frame_start: int,
         stream: ReceiveStream,
         *,
         skip: int = 0,
         preload: bytes = b"",
     ) -> None:
+        """See ``incoming.GroupTaker``."""
         subscription = self._subscriptions.get(subscribe_id)
         if subscription is None:
             stream.stop(StreamCode.CANCEL)  # A group that was under way when we unsubscribed.
             return
-        group = StreamGroupConsumer(
-            sequence,
-            stream,
-            skip=skip,
-            timescale=subscription.info.timescale,
-            max_frame_bytes=self._settings.max_frame_bytes,
-        )
+        if frame_start:  # What comes would look like the whole group.
+            raise DecodeError(f"expected all frames of group {sequence}, got {frame_start} and up")
+        group = self._group(sequence, stream, subscription.info, skip=skip)
         if preload:
             try:
                 group.preload(preload)
             except DecodeError as error:
-                self._refuse_uni(stream, error)
+                logger.warning("%s: bad group %d: %s", self.remote_address, sequence, error)
         subscription.group_arrived(group)
 
-
-async def _read_header(stream: ReceiveStream, data: bytearray, version: Version) -> lite.UniHeader:
-    """The start of a stream, whose bytes go to ``data`` as they come."""
-    while (header := lite.decode_uni_header(data, version)) is None:
-        more = await stream.receive_some(_HEADER_BYTES)
-        if not more:
-            raise DecodeError("the stream ended within its header")
-        data += more
-    return header
-
-
-async def _read_setup(stream: ReceiveStream, decoder: lite.MessageDecoder) -> lite.Setup:
-    while (setup := decoder.next_message(lite.Setup)) is None:
-        more = await stream.receive_some()
-        if not more:
-            raise DecodeError("the stream ended within SETUP")
-        decoder.feed(more)
-    return setup
+    def _group(
+        self, sequence: int, stream: ReceiveStream, info: TrackInfo, *, skip: int = 0
+    ) -> StreamGroupConsumer:
+        return StreamGroupConsumer(
+            sequence,
+            stream,
+            skip=skip,
+            timescale=info.timescale if lite.has_timestamps(self._version) else None,
+            now_us=self._clock.now_us,
+            max_frame_bytes=self._settings.max_frame_bytes,
+        )
 
 
 def _refused(what: str, error: StreamReset) -> RequestError:

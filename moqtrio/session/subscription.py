@@ -12,20 +12,13 @@ from typing import Protocol
 import attrs
 import trio
 
-from ..errors import (
-    DecodeError,
-    ProtocolError,
-    RequestError,
-    SessionClosed,
-    StreamCode,
-    StreamReset,
-    describe_stream_code,
-)
+from ..errors import DecodeError, ProtocolError, RequestError, SessionClosed, StreamCode
 from ..model import RangeSet, TrackInfo, Wakeup
-from ..wire.lite import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeStart, SubscribeUpdate
-from .control import ControlStream
+from ..wire import Version
+from ..wire.lite import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk
 from .group_stream import StreamGroupConsumer
 from .latency import to_wire
+from .subscribing import Asker, SubscribeStream
 
 logger: logging.Logger = logging.getLogger("moqtrio.session")
 
@@ -62,11 +55,15 @@ class Order(Enum):
 Item = StreamGroupConsumer | Gap
 
 
-class Owner(Protocol):
+class Owner(Asker, Protocol):
     """What a subscription needs of its session."""
 
     def forget(self, subscription: Subscription) -> None:
         """No more groups are wanted for this subscription."""
+        ...
+
+    def forget_track(self, broadcast: str, track: str) -> None:
+        """What is known of the track may not be true any more."""
         ...
 
 
@@ -85,21 +82,23 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
     def __init__(
         self,
         owner: Owner,
-        control: ControlStream,
+        version: Version,
         request: Subscribe,
         info: TrackInfo,
         *,
         order: Order,
         gap_timeout: float,
-        max_frame_bytes: int,
     ) -> None:
         self._owner = owner
-        self._control = control
+        self._stream = SubscribeStream(owner, version, request)
         self._request = request
         self._info = info
         self._order = order
         self._gap_timeout = gap_timeout
-        self._max_frame_bytes = max_frame_bytes
+        # Drafts 03 and 04 say neither where it starts nor where it ends.
+        self._tells_range = SubscribeEnd.exists_in(version)
+        self._accepted = False
+        self._came_until = 0
         self._wakeup = Wakeup()
         self._in_a_row = 0
         self._asked = request.start
@@ -123,17 +122,20 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
 
     @property
     def info(self) -> TrackInfo:
-        """The track's fixed properties."""
+        """The track's fixed properties. moq-lite-03 and -04 have no timestamps: there a frame
+        is stamped when it arrives."""
         return self._info
 
     @property
     def start(self) -> int | None:
-        """The first sequence that is accounted for; None until the publisher has said."""
+        """The first sequence that is accounted for; None until the publisher has said, or, on
+        moq-lite-03 and -04, whose publishers do not say, a group has come."""
         return self._start
 
     @property
     def final(self) -> int | None:
-        """One more than the track's last sequence, once the publisher has said."""
+        """One more than the track's last sequence, once the publisher has said (on
+        moq-lite-03 and -04: one more than the last that came, once it has ended)."""
         return self._final
 
     # The application's side
@@ -209,19 +211,13 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             priority=self._request.priority if priority is None else priority,
             max_latency=self._request.max_latency if max_latency is None else to_wire(max_latency),
         )
-        update = SubscribeUpdate(
-            priority=request.priority,
-            ordered=request.ordered,
-            max_latency=request.max_latency,
-            start=request.start,
-            end=request.end,
-        ).encode(self._control.version)
+        self._stream.check(request)
         self._request = request
         if start is not None and self._cursor is not None:
             self._skip_to(start)
         if request.end is not None:
             self._stop_from(request.end)
-        await self._control.send.send_all(update)
+        await self._stream.update(request)
         self._wakeup.set()
 
     async def aclose(self) -> None:
@@ -235,7 +231,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             return
         self._closed = True
         self._owner.forget(self)
-        self._control.finish()
+        self._stream.close()
         for group in (*self._arrived.values(), *self._reading.values()):
             group.stop(StreamCode.CANCEL)
         for item in self._queue:
@@ -262,6 +258,8 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         return item
 
     def _next_in_sequence(self) -> Item | None:
+        if self._cursor is None and self._accepted and self._arrived:
+            self._begin_at(min(self._arrived))
         cursor = self._cursor
         if cursor is None or self._at_end(cursor):
             return None
@@ -291,6 +289,8 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
     def _raise_if_over(self) -> None:
         """Raise what ends the iteration, if it has come to that."""
         cursor = self._cursor
+        if self._is_empty:
+            raise trio.EndOfChannel  # of which a publisher need not say anything
         if self._order is Order.SEQUENCE:
             if cursor is not None and self._at_end(cursor):
                 raise trio.EndOfChannel
@@ -303,6 +303,12 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             if self._arrived:
                 raise ProtocolError("groups came, but SUBSCRIBE_OK never did")
             raise trio.EndOfChannel
+
+    @property
+    def _is_empty(self) -> bool:
+        """Whether nothing was asked for."""
+        start, end = self._request.start, self._request.end
+        return start is not None and end is not None and start >= end
 
     @property
     def _last(self) -> int | None:
@@ -320,6 +326,8 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
     def _late(self) -> int | None:
         """Up to where groups are late, or None: those before one that has come, or, once
         the publisher has finished, all that have not."""
+        if self._end_is_unknown and not (self._order is Order.SEQUENCE and self._arrived):
+            return self._came_until
         cursor = self._cursor
         if cursor is None:
             return None
@@ -333,6 +341,12 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
 
     def _give_up(self, end: int) -> None:
         """What should have come by now is a gap that nobody has explained."""
+        if self._end_is_unknown and end >= self._came_until:
+            self._final = self._came_until  # nothing has come for a while
+            if self._cursor is None:
+                first = self._seen.next_start(-1)
+                self._begin_at(self._final if first is None else first)
+            return
         cursor = self._cursor
         assert cursor is not None
         if self._order is Order.SEQUENCE:
@@ -340,6 +354,11 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             insort(self._dropped, drop, key=_drop_start)
         else:
             self._queue_gaps(cursor, end, StreamCode.DELIVERY_TIMEOUT)
+
+    @property
+    def _end_is_unknown(self) -> bool:
+        """Whether the publisher has finished without a word of where the track ended."""
+        return self._finished and self._final is None and not self._tells_range
 
     def _queue_gaps(self, start: int, end: int, code: int) -> None:
         """What has not come of ``[start, end)`` will not come (arrival order)."""
@@ -383,6 +402,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
     def group_arrived(self, group: StreamGroupConsumer) -> None:
         """A group's stream has begun. One that is not wanted (any more) is stopped."""
         sequence = group.sequence
+        self._came_until = max(self._came_until, sequence + 1)
         if self._closed:
             group.stop(StreamCode.CANCEL)
         elif self._is_late(sequence):
@@ -404,60 +424,73 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             return True
         return sequence in (self._seen if self._order is Order.ARRIVAL else self._arrived)
 
-    async def read_responses(self) -> None:
-        """Follow what the publisher says of the subscription, until it ends."""
+    async def follow(self, task_status: trio.TaskStatus[None]) -> None:
+        """Ask for it, and follow what the publisher says of it until it ends the stream.
+
+        What goes wrong before it has started is raised, what goes wrong later is for
+        :meth:`receive` to raise.
+        """
+        started = _Started(task_status)
         try:
-            while (response := await self._control.read_response()) is not None:
-                if isinstance(response, SubscribeStart):
-                    self._started(response.start)
-                elif isinstance(response, SubscribeEnd):
-                    self._ended(response.end)
-                elif isinstance(response, SubscribeDrop):
-                    self._drop(response)
-                self._wakeup.set()
+            await self._stream.run(self, started)
             self._finished = True
-        except StreamReset as error:
-            self._failure = RequestError(
-                f"the publisher ended the subscription to "
-                f"{self._request.broadcast}/{self._request.track}: "
-                f"{describe_stream_code(error.code)}",
-                code=error.code,
-            )
-        except (DecodeError, ProtocolError) as error:
-            logger.warning(
-                "subscription to %s/%s: bad response: %s",
-                self._request.broadcast,
-                self._request.track,
-                error,
-            )
-            self._failure = error
-            self._control.reset(StreamCode.MALFORMED)
-        except SessionClosed as error:
-            self._failure = error
         except trio.ClosedResourceError:
             pass  # unsubscribed meanwhile
+        except (RequestError, SessionClosed, DecodeError, ProtocolError) as error:
+            self._owner.forget_track(self._request.broadcast, self._request.track)
+            if isinstance(error, DecodeError | ProtocolError):
+                logger.warning(
+                    "subscription to %s: bad response: %s", self._stream.description, error
+                )
+                self._stream.reset(StreamCode.MALFORMED)
+            if not started.is_set:
+                raise
+            self._failure = error
+        self._wakeup.set()
+        started.started()
+
+    def accepted(self, answer: SubscribeOk) -> None:
+        """See ``subscribing.Listener``."""
+        if self._accepted:
+            raise ProtocolError("a second SUBSCRIBE_OK")
+        self._accepted = True
+        self._info = TrackInfo(
+            priority=answer.priority, ordered=answer.ordered, max_latency=answer.max_latency
+        )
+        asked = self._asked
+        start = answer.start if asked is None else max(asked, answer.start or 0)
+        if start is not None:
+            self.started(start)
         self._wakeup.set()
 
-    def _started(self, start: int) -> None:
+    def started(self, start: int) -> None:
+        """See ``subscribing.Listener``."""
         if self._start is not None:
             raise ProtocolError(f"a second SUBSCRIBE_OK: {start} after {self._start}")
         if self._asked is not None and start < self._asked:
             raise ProtocolError(f"SUBSCRIBE_OK names group {start}, below {self._asked}")
-        self._start = self._cursor = start
-        self._stop_below(start)
+        self._begin_at(start)
         if self._request.start is not None:  # it may have been raised meanwhile
             self._skip_to(self._request.start)
+        self._wakeup.set()
 
-    def _ended(self, final: int) -> None:
+    def _begin_at(self, start: int) -> None:
+        self._start = self._cursor = start
+        self._stop_below(start)
+
+    def ended(self, final: int) -> None:
+        """See ``subscribing.Listener``."""
         if self._final is not None:
             raise ProtocolError(f"a second SUBSCRIBE_END: {final} after {self._final}")
         self._final = final
         if self._cursor is None:  # the track ended with nothing to send
-            self._start = self._cursor = final
-            self._stop_below(final)
+            self._begin_at(final)
+        self._owner.forget_track(self._request.broadcast, self._request.track)
+        self._wakeup.set()
 
-    def _drop(self, drop: SubscribeDrop) -> None:
-        cursor = self._cursor
+    def dropped(self, drop: SubscribeDrop) -> None:
+        """See ``subscribing.Listener``."""
+        cursor = drop.start if self._accepted and self._cursor is None else self._cursor
         if cursor is None:
             raise ProtocolError("SUBSCRIBE_DROP came before SUBSCRIBE_OK")
         if drop.end <= cursor:
@@ -468,6 +501,21 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             self._queue_gaps(max(drop.start, cursor), drop.end, drop.code)
         else:
             insort(self._dropped, drop, key=_drop_start)
+        self._came_until = max(self._came_until, drop.end)
+        self._wakeup.set()
+
+
+class _Started:
+    """Tells that a task has started, once."""
+
+    def __init__(self, task_status: trio.TaskStatus[None]) -> None:
+        self._task_status = task_status
+        self.is_set = False
+
+    def started(self, value: None = None) -> None:
+        if not self.is_set:
+            self.is_set = True
+            self._task_status.started()
 
 
 def _drop_start(drop: SubscribeDrop) -> int:

@@ -210,6 +210,7 @@ async def assert_session_works(raw: RawPublisher) -> None:
     with trio.fail_after(5):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answer_track, raw.connection)
+            raw.session.forget_track("b", "t")
             await raw.session.track_info("b", "t")
 
 

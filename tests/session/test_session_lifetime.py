@@ -312,13 +312,14 @@ async def test_cancelling_at_every_step_leaves_nothing(
         again = True
         while again:
             steps += 1
+            pair.client.forget_track("b", "t")
             again = await cancel_after(steps, lambda: use_everything(pair))
             await wait_all_tasks_blocked()
             assert trio.lowlevel.current_statistics().tasks_living == tasks, f"after {steps}"
             assert len(origin._watchers) == 0
             assert pair.client._subscriptions == {}
             assert_nothing_left(track, pair.client_connection, pair.server_connection)
-        assert steps > 20, "it was cancelled in many places"
+        assert steps > 12, "it was cancelled in many places"
         # Every window is whole again: the same as in the beginning can be done.
         async with pair.client.subscribe("b", "t", start=0, end=9) as subscription:
             assert len(await see_all(subscription)) == 9
