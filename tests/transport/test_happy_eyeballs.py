@@ -55,7 +55,7 @@ class Attempts:
 
     async def run(self) -> int:
         attempts = [self.make(index) for index in range(len(self._plans))]
-        return await race(attempts, self.discarded.append)
+        return await race(attempts, discard=self.discarded.append)
 
 
 async def test_the_next_one_begins_after_a_delay(autojump_clock: MockClock) -> None:
@@ -98,7 +98,7 @@ async def test_of_two_that_succeed_at_once_one_is_discarded() -> None:
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_set_later, go)
-        won = await race([lambda: attempt("a"), lambda: attempt("b")], discarded.append)
+        won = await race([lambda: attempt("a"), lambda: attempt("b")], discard=discarded.append)
     assert {won, *discarded} == {"a", "b"}
 
 
