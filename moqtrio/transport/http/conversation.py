@@ -152,6 +152,7 @@ class Conversation:
             ("Content-Type", resource.content_type),
             ("Content-Length", str(len(resource.body))),
             ("Cache-Control", resource.cache_control),
+            *resource.headers,
             *headers,
         ]
         if resource.any_origin:

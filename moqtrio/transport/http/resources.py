@@ -22,12 +22,14 @@ class Resource:
         content_type: its media type, with the charset of a text.
         cache_control: how long whoever got it may keep it (RFC 9111 section 5.2).
         any_origin: whether pages of other sites may read it.
+        headers: further header fields, such as a content security policy.
     """
 
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
     cache_control: str = "no-cache"
     any_origin: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 Routes: TypeAlias = Mapping[str, Resource | Callable[[], Resource]]

@@ -12,7 +12,7 @@ const WINDOW = 60;
 const MOST_ROWS = 100;
 const TEXT_INTERVAL = 500;
 const CALM_INTERVAL = 1000;
-const CHART_INTERVAL = 50;
+const CHART_INTERVAL = 100;
 const SEEK_DELAY = 300;
 
 const STATES = {

@@ -50,11 +50,22 @@ export class Beside {
     return this.#ask("epoch", Math.floor(Math.random() * Number.MAX_SAFE_INTEGER));
   }
 
+  /** When a group of the track itself begins, by its first frame. */
+  async timeOf(sequence) {
+    return (await this.#firstFrame(this.#track, sequence))?.time;
+  }
+
   async #ask(about, group) {
+    const frame = await this.#firstFrame(`${this.#track}.${about}`, group);
+    return frame && this.#decoder.decode(frame.payload);
+  }
+
+  async #firstFrame(track, sequence) {
     try {
-      const name = `${this.#track}.${about}`;
-      const [frame] = await this.#session.fetch(this.#broadcast, name, group);
-      return frame && this.#decoder.decode(frame.payload);
+      for await (const frame of this.#session.fetch(this.#broadcast, track, sequence)) {
+        return frame;
+      }
+      return undefined;
     } catch (error) {
       if (error instanceof RequestError) {
         return undefined;

@@ -8,6 +8,8 @@ const TICK_WIDTH = 90;
 const DASHES = [[], [6, 4], [2, 3], [10, 3, 2, 3]];
 /** A longer pause between two points is a hole in the curve. */
 const HOLE = 2;
+/** What the axis of bytes shows at least. */
+const LOWEST_TOP = 1000;
 
 /** The panels in `container`, made anew whenever the track has others. */
 export class Charts {
@@ -189,7 +191,7 @@ function findHighest(curves, range) {
 
 /** The next 1, 2 or 5 with zeros after it, so that the axis is read easily and rarely jumps. */
 function roundUp(value) {
-  const power = 10 ** Math.floor(Math.log10(Math.max(value, 1)));
+  const power = 10 ** Math.floor(Math.log10(Math.max(value, LOWEST_TOP)));
   return power * ([1, 2, 5].find((step) => step * power >= value) ?? 10);
 }
 

@@ -65,24 +65,28 @@ async function connect(location) {
       { final: true },
     );
   }
-  const url = `https://${location.host}/`;
   const fingerprint = await fetchFingerprint();
-  if (fingerprint) {
-    try {
-      return await Session.open(url, { fingerprint });
-    } catch {
-      // A certificate from an authority lives longer than browsers allow a pinned one to.
+  // A certificate from an authority lives longer than browsers allow a pinned one to.
+  const pins = fingerprint ? [{ fingerprint }, {}] : [{}];
+  for (const host of hosts(location)) {
+    for (const pin of pins) {
+      try {
+        return await Session.open(`https://${host}/`, pin);
+      } catch {
+        // The next may do.
+      }
     }
   }
-  try {
-    return await Session.open(url);
-  } catch {
-    throw new Problem(
-      "The server answers, but not over WebTransport.",
-      `Is UDP port ${location.port || 443} open? Has the server's certificate expired? One made ` +
-        "with --tls-generate is good for 13 days; restarting the server makes another.",
-    );
-  }
+  throw new Problem(
+    "The server answers, but not over WebTransport.",
+    `Is UDP port ${location.port || 443} open? Has the server's certificate expired? One made ` +
+      "with --tls-generate is good for 13 days; restarting the server makes another.",
+  );
+}
+
+/** Where the server may be. For localhost browsers try IPv6 alone over UDP, servers use IPv4. */
+function hosts({ hostname, host, port }) {
+  return hostname === "localhost" ? [`127.0.0.1:${port || 443}`, host] : [host];
 }
 
 async function fetchFingerprint() {

@@ -1,16 +1,13 @@
-/** Lets frames through at the speed they were recorded, after a first stretch that comes at once. */
+/** Lets frames through at the speed they were recorded, or a multiple of it. */
 
 const LONGEST_SLEEP = 500;
 
 export class Pacer {
-  #ahead;
   #speed;
-  #first;
   #base;
 
-  /** `ahead` seconds of the track come at once; `speed` Infinity never holds anything back. */
-  constructor(ahead, speed) {
-    this.#ahead = ahead;
+  /** A `speed` of Infinity holds nothing back. */
+  constructor(speed) {
     this.#speed = speed;
   }
 
@@ -21,7 +18,6 @@ export class Pacer {
 
   /** Wait until a frame of this time is due, or `signal` aborts. */
   async wait(time, signal) {
-    this.#first ??= time;
     while (!signal.aborted) {
       const delay = this.#delay(time);
       if (delay <= 0) {
@@ -32,7 +28,7 @@ export class Pacer {
   }
 
   #delay(time) {
-    if (this.#speed === Infinity || time < this.#first + this.#ahead) {
+    if (this.#speed === Infinity) {
       return 0;
     }
     const now = performance.now() / 1000;

@@ -21,8 +21,9 @@ export class Player {
   #window;
   #listener;
   #next;
-  #ahead = 0;
+  #paceFrom = 0;
   #place;
+  #wantsContext = false;
   #change = new AbortController();
   #pacer;
   #speed = 1;
@@ -30,7 +31,7 @@ export class Player {
   #epoch;
 
   /**
-   * `window` is how many seconds of the track come at once. `listener` has `clear()`,
+   * `window` is how many seconds before the place it begins at come as well, at once. `listener` has `clear()`,
    * `changed()`, `problem(text)`, `group(sequence)`, `frame(sequence, frame)`,
    * `groupEnd(sequence, complete)` and `gap({start, end, code})`.
    */
@@ -85,7 +86,8 @@ export class Player {
   #seek(next, mode) {
     this.#listener.clear();
     this.#next = next;
-    this.#ahead = this.#window;
+    this.#paceFrom = next ?? 0;
+    this.#wantsContext = true;
     this.#place = undefined;
     this.position = undefined;
     this.#enter(mode);
@@ -173,8 +175,8 @@ export class Player {
       wishes.start = await this.#findLiveStart();
       wishes.maxLatency = LIVE_LATENCY;
     } else {
-      this.#pacer = new Pacer(this.#ahead, this.#speed);
-      this.#ahead = 0;
+      this.#pacer = new Pacer(this.#speed);
+      wishes.start = await this.#findReplayStart();
     }
     return session.subscribe(this.#broadcast, this.#track, wishes);
   }
@@ -195,7 +197,9 @@ export class Player {
     let complete = true;
     try {
       for await (const frame of group) {
-        await this.#pacer?.wait(frame.time, signal);
+        if (sequence >= this.#paceFrom) {
+          await this.#pacer?.wait(frame.time, signal);
+        }
         if (signal.aborted) {
           return;
         }
@@ -240,6 +244,14 @@ export class Player {
       return this.#next;
     }
     return Math.max(Math.min(recent.sequence, this.edge ?? Infinity), this.#next ?? 0);
+  }
+
+  /** Where a replay begins: after a jump, so long before its target that the window is full. */
+  async #findReplayStart() {
+    const time = this.#wantsContext ? await this.#beside.timeOf(this.#next) : undefined;
+    this.#wantsContext = false;
+    const found = time && (await this.#beside.find(time - this.#window));
+    return Math.min(found?.sequence ?? this.#next, this.#next);
   }
 
   async #findRange() {

@@ -273,20 +273,16 @@ export class Session {
   }
 
   /** The frames of one group. Throws RequestError where the publisher does not have it. */
-  async fetch(broadcast, track, sequence) {
+  async *fetch(broadcast, track, sequence) {
     const { timescale } = await this.trackInfo(broadcast, track);
     const request = await this.#request(wire.encodeFetch(broadcast, track, sequence));
-    const frames = [];
     try {
-      for await (const frame of readFrames(request.reader, timescale)) {
-        frames.push(frame);
-      }
+      yield* readFrames(request.reader, timescale);
     } catch (error) {
       throw requestError(error, `group ${sequence} of ${track}`);
     } finally {
       request.close();
     }
-    return frames;
   }
 
   /** For subscriptions: this one is over. */

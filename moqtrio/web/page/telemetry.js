@@ -3,6 +3,8 @@
 const LARGEST_SAMPLE = 64 * 1024;
 /** Counters are compared with those of so many seconds before. */
 const SPAN = 1;
+/** Nothing for so many seconds is not a low rate, but none. */
+const PAUSE = 2;
 const MOST_PROCESSORS = 4;
 /** Seconds between two points, at least. */
 const RESOLUTION = 0.05;
@@ -160,15 +162,19 @@ function perSecond({ times, values }) {
   const points = { times: [], values: [] };
   let sum = 0;
   let oldest = 0;
+  let began = times[0]; // before this there was a pause, of which there is no rate
   for (let index = 0; index < times.length; index += 1) {
     sum += values[index];
     while (times[oldest] <= times[index] - SPAN) {
       sum -= values[oldest];
       oldest += 1;
     }
-    if (times[index] - times[0] >= SPAN / 2) {
+    if (times[index] - times[index - 1] > PAUSE) {
+      began = times[index];
+    }
+    if (times[index] - began >= SPAN / 2) {
       points.times.push(times[index]);
-      points.values.push(sum / Math.min(SPAN, times[index] - times[0]));
+      points.values.push(sum / Math.min(SPAN, times[index] - began));
     }
   }
   return points;
