@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from functools import cache, partial
 from typing import Any
 
+import attrs
 import trio
 
 from moqtrio.transport.connection import Connection
@@ -15,6 +16,7 @@ from moqtrio.transport.memory import memory_connection_pair
 from moqtrio.transport.quic import QuicListener, open_quic, serve_quic
 from moqtrio.transport.settings import TransportSettings
 from moqtrio.transport.tls import ClientTls, ServerTls, generate_certificate
+from moqtrio.transport.webtransport import open_webtransport, serve_webtransport
 
 ALPN = "moq-lite-05"
 
@@ -132,10 +134,59 @@ async def websocket_pair(
         nursery.cancel_scope.cancel()
 
 
+# What HTTP/3 needs of the limits for itself: the bytes a stream starts with, the control
+# stream, and the stream of the CONNECT request.
+_PREFIX = 3
+_H3_STREAMS = 1
+
+
+def _for_webtransport(settings: TransportSettings | None) -> TransportSettings:
+    settings = settings or plain_settings()
+    return attrs.evolve(
+        settings,
+        stream_window=settings.stream_window + _PREFIX,
+        max_streams_uni=settings.max_streams_uni + _H3_STREAMS,
+        max_streams_bidi=settings.max_streams_bidi + _H3_STREAMS,
+    )
+
+
+@asynccontextmanager
+async def webtransport_pair(
+    *, client: TransportSettings | None = None, server: TransportSettings | None = None
+) -> AsyncIterator[tuple[Connection, Connection]]:
+    """A client's and a server's session over HTTP/3 on loopback UDP."""
+    send, receive = trio.open_memory_channel[Connection](1)
+
+    async def handle_session(session: Connection) -> None:
+        send.send_nowait(session)
+        await trio.sleep_forever()  # what arrived is let go once the handler has returned
+
+    async def handle_connection(connection: Connection) -> None:
+        await serve_webtransport(connection, handle_session, protocols=[ALPN])
+
+    async with trio.open_nursery() as nursery:
+        listener = await start_server(
+            nursery, handle_connection, settings=_for_webtransport(server), alpn=("h3",)
+        )
+        async with (
+            open_quic(
+                "127.0.0.1",
+                listener.port,
+                alpn=["h3"],
+                tls=pinned(),
+                settings=_for_webtransport(client),
+            ) as carrier,
+            open_webtransport(carrier, authority="localhost", path="/", protocols=[ALPN]) as near,
+        ):
+            yield near, await receive.receive()
+        nursery.cancel_scope.cancel()
+
+
 PAIRS = {
     "memory": memory_pair,
     "quic": quic_pair,
     "websocket": websocket_pair,
+    "webtransport": webtransport_pair,
     "websocket-tls": partial(websocket_pair, encrypted=True),
 }
 

@@ -65,6 +65,9 @@ class QuicReceiveHalf(ReceiveHalf):
 
     def _refuse(self, code: int) -> None:
         connection = self._connection
+        if self._stream.receiver.is_finished:
+            self._consumed()  # reset after its session ended
+            return
         connection._engine.refuse(self._stream, stream_code_to_wire(code))
         connection._mark_dirty()
 
