@@ -35,6 +35,8 @@ _HEADERS = (
     ("Referrer-Policy", "no-referrer"),
 )
 _START = "index.html"
+_THIS_MACHINE = "127.0.0.1"
+_EVERYWHERE = ("localhost", "::", "0.0.0.0")
 
 
 def make_routes(broadcast: str, track: str) -> Routes:
@@ -63,17 +65,13 @@ def page_url(listening: str) -> str:
     Browsers allow WebTransport on secure pages only: those over TLS, or of this machine itself.
     """
     url = SessionUrl.parse(listening)
-    if _is_here(url.host):
-        return f"http://127.0.0.1:{url.port}/"
-    host = f"[{url.host}]" if ":" in url.host else url.host
-    return f"https://{host}:{url.port}/"
+    host = _THIS_MACHINE if url.host in _EVERYWHERE else url.host
+    scheme = "http" if _is_loopback(host) else "https"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{url.port}/"
 
 
-def _is_here(host: str) -> bool:
-    if host == "localhost":
-        return True
+def _is_loopback(host: str) -> bool:
     try:
-        address = ipaddress.ip_address(host)
+        return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-    return address.is_unspecified or str(address) == "127.0.0.1"

@@ -1,1 +1,1 @@
-"""The page of ``moqtrio serve --web``: a moq-lite client in plain JavaScript, without a build step."""
+"""The page of ``moqtrio serve --web``: a moq-lite client in plain JavaScript, no build step."""
