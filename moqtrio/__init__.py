@@ -5,9 +5,11 @@ with :class:`SqliteStore`. The packages beneath (``wire``, ``transport``, ``mode
 ``replay``, ``session``) may be used by themselves.
 """
 
+from .backoff import Backoff
 from .errors import (
     ConnectError,
     DecodeError,
+    EpochChanged,
     MoqError,
     ProtocolError,
     ReplayError,
@@ -43,7 +45,10 @@ from .replay import (
 )
 from .session import (
     Gap,
+    GoingAway,
     Listener,
+    ReconnectingSession,
+    ResumingSubscription,
     Session,
     SessionSettings,
     Subscription,
@@ -55,13 +60,16 @@ from .transport.tls import ClientTls, ServerTls, generate_certificate
 
 __all__ = [
     "Announcement",
+    "Backoff",
     "BlockingStore",
     "Broadcast",
     "ClientTls",
     "ConnectError",
     "DecodeError",
+    "EpochChanged",
     "Frame",
     "Gap",
+    "GoingAway",
     "GroupConsumer",
     "GroupProducer",
     "Listener",
@@ -71,12 +79,14 @@ __all__ = [
     "ObjectStore",
     "Origin",
     "ProtocolError",
+    "ReconnectingSession",
     "ReplayError",
     "ReplayRequest",
     "ReplayRequests",
     "ReplaySource",
     "ReplayWriter",
     "RequestError",
+    "ResumingSubscription",
     "ServerTls",
     "Session",
     "SessionClosed",

@@ -14,13 +14,16 @@ import moqtrio
 
 PUBLIC = [
     "Announcement",
+    "Backoff",
     "BlockingStore",
     "Broadcast",
     "ClientTls",
     "ConnectError",
     "DecodeError",
+    "EpochChanged",
     "Frame",
     "Gap",
+    "GoingAway",
     "GroupConsumer",
     "GroupProducer",
     "Listener",
@@ -30,12 +33,14 @@ PUBLIC = [
     "ObjectStore",
     "Origin",
     "ProtocolError",
+    "ReconnectingSession",
     "ReplayError",
     "ReplayRequest",
     "ReplayRequests",
     "ReplaySource",
     "ReplayWriter",
     "RequestError",
+    "ResumingSubscription",
     "ServerTls",
     "Session",
     "SessionClosed",
@@ -74,7 +79,7 @@ def test_every_public_name_is_documented(name: str) -> None:
 def test_errors_are_in_one_tree() -> None:
     public = [getattr(moqtrio, name) for name in PUBLIC]
     errors = [each for each in public if inspect.isclass(each) and issubclass(each, Exception)]
-    assert len(errors) == 8
+    assert len(errors) == 9
     assert all(issubclass(error, moqtrio.MoqError) for error in errors)
 
 

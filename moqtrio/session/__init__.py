@@ -2,7 +2,11 @@
 
 from .announcements import Announcements
 from .connect import open_session
+from .goaway import GoingAway
 from .listening import Listener, serve
+from .reconnect import ReconnectingSession
+from .reconnect_announcements import ResumingAnnouncements
+from .reconnect_subscription import ResumingSubscription
 from .serving import ServingLimits
 from .session import Session, SessionSettings, open_session_over
 from .subscription import Gap, Order, Subscription
@@ -11,8 +15,12 @@ from .url import SessionUrl
 __all__ = [
     "Announcements",
     "Gap",
+    "GoingAway",
     "Listener",
     "Order",
+    "ReconnectingSession",
+    "ResumingAnnouncements",
+    "ResumingSubscription",
     "ServingLimits",
     "Session",
     "SessionSettings",

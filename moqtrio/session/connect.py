@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import overload
 
+from ..backoff import Backoff
 from ..model import Origin
 from ..transport.settings import TransportSettings
 from ..transport.tls import ClientTls
 from ..wire import OFFERED, Version
 from .dialing import open_connection, version_of
+from .goaway import AcceptRedirect, is_same_host
+from .reconnect import ReconnectingSession, open_reconnecting
 from .session import Session, SessionSettings, open_session_over
 from .url import Binding, SessionUrl
 
 
-@asynccontextmanager
-async def open_session(
+@overload
+def open_session(
     url: str,
     *,
     publish: Origin | None = None,
@@ -23,7 +28,35 @@ async def open_session(
     versions: Sequence[Version] = OFFERED,
     settings: SessionSettings | None = None,
     transport: TransportSettings | None = None,
-) -> AsyncGenerator[Session, None]:
+    reconnect: None = None,
+) -> AbstractAsyncContextManager[Session]: ...
+
+
+@overload
+def open_session(
+    url: str,
+    *,
+    publish: Origin | None = None,
+    tls: ClientTls | None = None,
+    versions: Sequence[Version] = OFFERED,
+    settings: SessionSettings | None = None,
+    transport: TransportSettings | None = None,
+    reconnect: Backoff,
+    accept_redirect: AcceptRedirect = is_same_host,
+) -> AbstractAsyncContextManager[ReconnectingSession]: ...
+
+
+def open_session(
+    url: str,
+    *,
+    publish: Origin | None = None,
+    tls: ClientTls | None = None,
+    versions: Sequence[Version] = OFFERED,
+    settings: SessionSettings | None = None,
+    transport: TransportSettings | None = None,
+    reconnect: Backoff | None = None,
+    accept_redirect: AcceptRedirect = is_same_host,
+) -> AbstractAsyncContextManager[Session | ReconnectingSession]:
     """Connect to a server (or a relay) and use the session within the block.
 
     Args:
@@ -37,6 +70,11 @@ async def open_session(
         versions: the protocol versions to offer, the preferred first.
         settings: how the session behaves.
         transport: windows, limits and timers of the connection.
+        reconnect: connect again when the connection is lost, after delays like this; what
+            the block gets is then a :class:`~moqtrio.ReconnectingSession`. The first time is
+            tried once all the same: a wrong URL is told at once.
+        accept_redirect: with ``reconnect``, where the server may send this client (GOAWAY);
+            by default to its own host, whatever the port and path.
 
     Raises:
         ConnectError: there is no such host, nobody answers, the certificate does not hold,
@@ -46,6 +84,30 @@ async def open_session(
     Leaving the block closes the session; an exception of the block's own comes out as it
     is. Cancelling closes the session too.
     """
+    dial = partial(
+        connect,
+        publish=publish,
+        tls=tls,
+        versions=versions,
+        settings=settings,
+        transport=transport,
+    )
+    if reconnect is None:
+        return dial(url)
+    return open_reconnecting(url, dial, reconnect, accept_redirect=accept_redirect)
+
+
+@asynccontextmanager
+async def connect(
+    url: str,
+    *,
+    publish: Origin | None,
+    tls: ClientTls | None,
+    versions: Sequence[Version],
+    settings: SessionSettings | None,
+    transport: TransportSettings | None,
+) -> AsyncGenerator[Session, None]:
+    """One connection; see :func:`open_session`."""
     where = SessionUrl.parse(url)
     async with (
         open_connection(

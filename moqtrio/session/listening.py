@@ -9,7 +9,7 @@ from functools import partial
 import attrs
 import trio
 
-from ..errors import ConnectError
+from ..errors import ConnectError, SessionCode
 from ..model import Origin
 from ..scope import bare_exceptions
 from ..transport.connection import Connection
@@ -21,6 +21,7 @@ from ..transport.tls import ServerTls
 from ..transport.webtransport import serve_webtransport
 from ..wire import OFFERED, Version
 from .dialing import H3, version_of
+from .goaway import GRACE, Departures
 from .session import Session, SessionSettings
 from .url import SessionUrl
 
@@ -43,6 +44,21 @@ class Listener:
     url: str
     port: int
     tls: ServerTls = attrs.field(repr=False)
+    _departures: Departures = attrs.field(repr=False, eq=False, factory=Departures)
+
+    async def go_away(self, uri: str = "", *, grace: float = GRACE) -> None:
+        """End every session in good order (GOAWAY), and turn away new ones.
+
+        Returns when the groups and answers that were under way have arrived, or after
+        ``grace`` seconds; then all sessions are closed, and the server may be cancelled.
+
+        Args:
+            uri: where clients should go instead; they then have all of ``grace`` to do so.
+            grace: the most seconds this takes.
+
+        Cancelling it leaves those sessions open that still are.
+        """
+        await self._departures.leave(uri, grace)
 
     @property
     def fingerprint(self) -> str:
@@ -91,9 +107,11 @@ async def serve(
     One client's trouble ends that client's session, with a line in the log. When cancelled
     it closes every session and then the sockets.
     """
+    departures = Departures()
     server = _Server(
         url=SessionUrl.parse(url),
-        handle=partial(_serve_session, origin, settings, on_session),
+        handle=partial(_serve_session, origin, settings, on_session, departures),
+        departures=departures,
         protocols=[version.alpn for version in versions],
         tls=tls,
         settings=TransportSettings() if transport is None else transport,
@@ -110,13 +128,18 @@ async def _serve_session(
     origin: Origin,
     settings: SessionSettings | None,
     on_session: Callable[[Session], None] | None,
+    departures: Departures,
     connection: Connection,
 ) -> None:
     session = Session(connection, version_of(connection), publish=origin, settings=settings)
     logger.info("%s: connected, %s", connection.remote_address, session.version)
-    if on_session is not None:
-        on_session(session)
-    await session.run()
+    with departures.joined(session.departure) as is_welcome:
+        if not is_welcome:
+            session.close(SessionCode.NO_ERROR, "the server is going away")
+            return
+        if on_session is not None:
+            on_session(session)
+        await session.run()
     logger.info("%s: %s", connection.remote_address, connection.closed or "gone")
 
 
@@ -126,6 +149,7 @@ class _Server:
 
     url: SessionUrl
     handle: Handler
+    departures: Departures
     protocols: Sequence[str]
     tls: ServerTls
     settings: TransportSettings
@@ -145,7 +169,7 @@ class _Server:
                 nursery.cancel_scope.cancel()
                 return
             listening = attrs.evolve(self.url, port=quic.port)
-            task_status.started(Listener(str(listening), quic.port, self.tls))
+            task_status.started(Listener(str(listening), quic.port, self.tls, self.departures))
 
     async def _serve_quic(
         self, task_status: trio.TaskStatus[QuicListener] = trio.TASK_STATUS_IGNORED
