@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import count
 from typing import Literal
 
@@ -79,6 +80,10 @@ class Session:
         settings: SessionSettings | None = None,
     ) -> None:
         self._connection = connection
+        connection.translate_codes(
+            partial(lite.stream_code_from, draft=version.draft),
+            partial(lite.session_code_from, draft=version.draft),
+        )
         self._version = version
         self._settings = SessionSettings() if settings is None else settings
         self._origin = publish

@@ -31,6 +31,8 @@ class AcceptingConnection(Connection):
         self._datagrams: deque[bytes] = deque(maxlen=settings.datagram_queue)
         self._datagram_readers = trio.lowlevel.ParkingLot()
         self._on_writable: dict[object, Callable[[], None]] = {}
+        self._stream_code: Callable[[int], int] = int
+        self._session_code: Callable[[int], int] = int
 
     # What a binding provides
 
@@ -89,7 +91,8 @@ class AcceptingConnection(Connection):
         """
         if self._end is not None:
             return
-        self._end = end
+        code = self._session_code(end.code) if end.remote else end.code
+        self._end = end if code == end.code else SessionClosed(end.reason, code=code, remote=True)
         if discard:
             self._discard_arrivals()
         for sender in tuple(self._live_send_halves()):
@@ -165,6 +168,10 @@ class AcceptingConnection(Connection):
     async def wait_closed(self) -> SessionClosed:
         await self._ended.wait()
         return self._closed_error()
+
+    def translate_codes(self, stream: Callable[[int], int], session: Callable[[int], int]) -> None:
+        self._stream_code = stream
+        self._session_code = session
 
     def on_writable(self, callback: Callable[[], None]) -> Callable[[], None]:
         token = object()

@@ -250,6 +250,12 @@ class Connection(abc.ABC):
         """Wait until the connection is over and say why (returned, not raised)."""
 
     @abc.abstractmethod
+    def translate_codes(self, stream: Callable[[int], int], session: Callable[[int], int]) -> None:
+        """From now on, take the peer's codes for what these functions make of them: in
+        :exc:`~moqtrio.errors.StreamReset` and in the
+        :exc:`~moqtrio.errors.SessionClosed` of a session the peer closed."""
+
+    @abc.abstractmethod
     def statistics(self) -> ConnectionStatistics:
         """A snapshot of the connection's counters."""
 

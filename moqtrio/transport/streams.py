@@ -220,7 +220,7 @@ class SendHalf(SendStream, _Sleeper):
         if self._finished:
             return trio.ClosedResourceError("this side finished, reset or closed the stream")
         if self._stop_code is not None:
-            return StreamReset(self._stop_code)
+            return StreamReset(self._parent._stream_code(self._stop_code))
         return self._parent._closed_error()
 
     def _is_full(self) -> bool:
@@ -448,7 +448,7 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         if self._closed:
             raise trio.ClosedResourceError("this side stopped or closed the stream")
         if self._reset_code is not None:
-            raise StreamReset(self._reset_code)
+            raise StreamReset(self._parent._stream_code(self._reset_code))
         if self._ended:
             return b""
         if self._parent.closed is not None:

@@ -135,7 +135,7 @@ GroupHeader Message MessageDecoder Probe ProbeLevel Role Setup SetupParameter Su
 SubscribeDrop SubscribeEnd SubscribeOk SubscribeResponse SubscribeStart SubscribeUpdate Track
 TrackInfo TypedMessage UniHeader UniStreamType decode_group_header decode_uni_header
 encode_frames encode_group_header has_datagrams has_timestamps microseconds_to_ticks
-request_type ticks_to_microseconds
+request_type session_code_from stream_code_from ticks_to_microseconds
 """
 
 

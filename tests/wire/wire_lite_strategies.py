@@ -55,7 +55,10 @@ def subscribe_oks(draw: st.DrawFn) -> lite.SubscribeOk:
 @st.composite
 def drops(draw: st.DrawFn) -> lite.SubscribeDrop:
     first, last = sorted(draw(st.tuples(varints, varints)))
-    return lite.SubscribeDrop(first, last + 1, draw(varints))
+    # The numbers between are read as what they are called now: see registries.
+    return lite.SubscribeDrop(
+        first, last + 1, draw(st.integers(32, MAX_VARINT) | st.integers(0, 5))
+    )
 
 
 @st.composite

@@ -53,6 +53,7 @@ from .messages import (
     TrackInfo,
     TypedMessage,
 )
+from .registries import session_code_from, stream_code_from
 
 __all__ = [
     "DEFAULT_MAX_ANNOUNCED",
@@ -101,5 +102,7 @@ __all__ = [
     "has_timestamps",
     "microseconds_to_ticks",
     "request_type",
+    "session_code_from",
+    "stream_code_from",
     "ticks_to_microseconds",
 ]

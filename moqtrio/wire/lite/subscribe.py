@@ -9,6 +9,7 @@ import attrs
 from ..buffer import Reader, Writer
 from .message import Message, TypedMessage, read_seconds, write_seconds
 from .ranges import check_range, read_end, refuse_frame_range
+from .registries import stream_code_from
 
 
 @attrs.frozen
@@ -255,7 +256,7 @@ class SubscribeDrop(TypedMessage):
         last = reader.varint("the last dropped group")
         if last < start:
             raise reader.error(f"a last dropped group >= {start}", last, offset=at)
-        return cls(start, last + 1, reader.varint("the error code"))
+        return cls(start, last + 1, stream_code_from(reader.varint("the error code"), draft))
 
 
 SubscribeResponse: TypeAlias = SubscribeOk | SubscribeStart | SubscribeEnd | SubscribeDrop
