@@ -98,7 +98,9 @@ async def test_a_sender_stalls_at_exactly_the_window_and_resumes(pair: Pair) -> 
                 taken += fill(sender, bytes(1000))
                 await sender.wait_send_all_might_not_block()
         assert far.statistics().receive_buffered == 40_000
-        assert near.statistics().send_buffered == taken - 40_000 == 10_000
+        unsent = near.statistics().send_buffered
+        assert unsent == taken - 40_000
+        assert 9_000 <= unsent < 11_000  # a write is taken whole, or not at all
 
         receiver = await far.accept_uni()
         got = 0
