@@ -34,13 +34,13 @@ class Evidence:
         if sequence >= self._sequence:
             self._sequence, self._first = sequence, first
 
-    async def check(self, session: Session, last: int | None) -> None:
-        """Raise EpochChanged where the track ends before group ``last``, which has come, or
+    async def check(self, session: Session, edge: int | None) -> None:
+        """Raise EpochChanged where the track ends before group ``edge - 1``, which has come, or
         the group that is remembered begins otherwise now.
 
         Waits for the track's latest group. Raises RequestError and SessionClosed.
         """
-        if last is None:
+        if not edge:
             return
         async with session.subscribe(self._broadcast, self._track, order="arrival") as latest:
             try:
@@ -49,8 +49,8 @@ class Evidence:
                 return
             if isinstance(item, Gap):
                 return
-            if item.sequence < last:
-                raise self._changed(f"its latest group is {item.sequence}, and {last} had come")
+            if item.sequence < edge - 1:
+                raise self.changed(f"its latest group is {item.sequence}, and {edge - 1} had come")
             with trio.move_on_after(_PATIENCE):
                 if item.sequence == self._sequence:
                     await self._compare(item)
@@ -75,10 +75,15 @@ class Evidence:
         except (trio.EndOfChannel, StreamReset, DecodeError):
             return
         if self._first is not None and not is_same_frame(self._first, first):
-            raise self._changed(f"group {self._sequence} begins otherwise")
+            raise self.changed(f"group {self._sequence} begins otherwise")
 
-    def _changed(self, how: str) -> EpochChanged:
+    def changed(
+        self, how: str, previous: int | None = None, current: int | None = None
+    ) -> EpochChanged:
+        """What to raise; ``how`` says what has shown it."""
         return EpochChanged(
             f"{self._broadcast}/{self._track} is another track after the connection was lost: "
-            f"{how}; subscribe again to follow it"
+            f"{how}; its sequences mean other groups now, so subscribe again to follow it",
+            previous=previous,
+            current=current,
         )

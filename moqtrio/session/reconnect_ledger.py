@@ -29,6 +29,11 @@ class Ledger:
             return None
         return self._seen.end_of(self._first) or self._first
 
+    @property
+    def is_untouched(self) -> bool:
+        """Whether nothing is accounted for yet."""
+        return not self._seen
+
     def begin(self, start: int) -> list[Gap]:
         """A publisher says that ``start`` is the first group it will send; returns what it
         does not have of what is wanted."""

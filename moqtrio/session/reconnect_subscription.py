@@ -119,6 +119,7 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
         self._source: _Source | None = None
         self._link: Link | None = None  # the last one on which the track is the same
         self._epoch: int | None = None
+        self._is_known = False  # whether the publisher was asked for it
         self._info: TrackInfo | None = None
         self._final: int | None = None
         self._over = False
@@ -190,9 +191,9 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
                 raise trio.ClosedResourceError("this side has unsubscribed")
             if self._over:
                 raise trio.EndOfChannel
-            if source is None:
-                if self._failure is not None:
-                    raise again(self._failure)
+            if source is None and self._failure is not None:
+                raise again(self._failure)
+            if source is None or not self._is_known:
                 raise trio.WouldBlock
             try:
                 item = source.inner.receive_nowait()
@@ -211,7 +212,7 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
     async def _wait(self) -> None:
         """Wait until ``receive_nowait`` has something else to say."""
         source = self._source
-        if source is None:
+        if source is None or not self._is_known:
             await self._news.wait()
             return
         try:
@@ -376,7 +377,6 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
         async with open_scope() as nursery:
             self._scope = nursery.cancel_scope
             link = await self._subscribe_first(nursery)
-            nursery.start_soon(self._learn_epoch, link)
             task_status.started()
             try:
                 while True:
@@ -390,6 +390,7 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
         after = -1
         while True:
             link = await self._links.get(after=after)
+            nursery.start_soon(self._learn_epoch, link)
             try:
                 await nursery.start(self._subscribe, link)
                 return link
@@ -401,8 +402,15 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
                 after = link.number
 
     async def _learn_epoch(self, link: Link) -> None:
-        with suppress(SessionClosed):
+        """Ask for what the first groups are told from others by; they wait for it."""
+        try:
             self._epoch = await ask_epoch(link.session, self._wish.broadcast, self._wish.track)
+            self._is_known = True
+        except SessionClosed:
+            if (source := self._source) is not None:
+                self._source = None
+                source.lost.set()
+        self._news.tell()
 
     async def _follow(self, link: Link) -> None:
         """Go on over a new connection, for as long as it is up."""
@@ -430,22 +438,20 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
         """Raise EpochChanged where the track is not the one it was."""
         if self._link is link:
             return
-        wish, known = self._wish, self._epoch
-        epoch = await ask_epoch(link.session, wish.broadcast, wish.track)
-        if self._ledger.start is None and wish.start is None:
-            self._epoch = epoch  # nothing has come, and nothing was asked for by its number
-        elif known is not None and epoch is not None:
-            if known != epoch:
-                raise EpochChanged(
-                    f"{wish.broadcast}/{wish.track} is another track after the connection was "
-                    f"lost: its epoch was {known} and is {epoch}, so its sequences mean other "
-                    "groups now; subscribe again to follow it",
-                    previous=known,
-                    current=epoch,
-                )
-        else:
-            await self._evidence.check(link.session, self._ledger.last)
-            self._epoch = known if epoch is None else epoch
+        known = self._epoch
+        epoch = await ask_epoch(link.session, self._wish.broadcast, self._wish.track)
+        try:
+            if not self._is_known:
+                self._is_known = True
+            elif known is None or epoch is None:
+                await self._evidence.check(link.session, self._ledger.next)
+            elif known != epoch:
+                raise self._evidence.changed(f"its epoch was {known} and is {epoch}", known, epoch)
+        except EpochChanged:
+            if self._wish.start is not None or not self._ledger.is_untouched:
+                raise
+            self._ledger = Ledger()  # nothing has come, and nothing was asked for by its number
+        self._epoch = known if epoch is None else epoch
         self._link = link
         self._news.tell()
 
