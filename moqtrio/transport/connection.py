@@ -43,6 +43,9 @@ class ConnectionStatistics:
     send_buffered: int
     receive_buffered: int
     streams_open: int
+    #: Bits per second this side may be able to send, as congestion control has it; None
+    #: where that is not known.
+    estimated_bitrate: float | None = None
 
 
 class SendStream(trio.abc.SendStream):

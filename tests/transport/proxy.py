@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 
 import trio
@@ -18,15 +19,16 @@ def pass_on(data: bytes) -> list[bytes]:
 class UdpProxy:
     """One client's way to a server, seen from the server as a port of its own."""
 
-    def __init__(self, server_port: int, near: trio.socket.SocketType) -> None:
+    def __init__(self, server_port: int) -> None:
         self._server = ("127.0.0.1", server_port)
-        self._near = near
+        self._inside = _open_socket("127.0.0.1")
+        self._outside = _open_socket("127.0.0.1")
         self._client: tuple[str, int] | None = None
-        self._outside = self._open("127.0.0.1")
-        self._moved = trio.Event()
-        self.port: int = near.getsockname()[1]
+        self.port: int = self._inside.getsockname()[1]
         self.to_server: list[bytes] = []
         self.to_client: list[bytes] = []
+        #: Clients' addresses that nothing comes from or goes to any more.
+        self.cut_off: set[tuple[str, int]] = set()
         #: Applied to what goes each way, before it goes.
         self.outbound: Rule = pass_on
         self.inbound: Rule = pass_on
@@ -37,56 +39,75 @@ class UdpProxy:
         address: tuple[str, int] = self._outside.getsockname()
         return address
 
-    def _open(self, host: str) -> trio.socket.SocketType:
-        sock = trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM)
-        sock.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 1 << 20)
-        # Bound at once: before the first datagram is sent nothing could be read.
-        sock._sock.bind((host, 0))
-        return sock
+    def cut_off_client(self) -> None:
+        """From now on the client's present address leads nowhere."""
+        assert self._client is not None
+        self.cut_off.add(self._client)
 
     def rebind(self, host: str = "127.0.0.1") -> None:
         """Forget the mapping: the client comes from another port, or host, from now on."""
-        old, self._outside = self._outside, self._open(host)
+        old, self._outside = self._outside, _open_socket(host)
+        trio.lowlevel.notify_closing(old)
         old.close()
-        moved, self._moved = self._moved, trio.Event()
-        moved.set()
 
-    async def run(self) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._run_outbound)
-            nursery.start_soon(self._run_inbound)
+    def close(self) -> None:
+        self._inside.close()
+        self._outside.close()
 
-    async def _run_outbound(self) -> None:
+    async def run_outbound(self) -> None:
         while True:
-            data, self._client = await self._near.recvfrom(65536)
-            for each in self.outbound(data):
-                self.to_server.append(each)
-                await self._outside.sendto(each, self._server)
+            await trio.lowlevel.wait_readable(self._inside)
+            for data, source in _received(self._inside):
+                if source in self.cut_off:
+                    continue
+                self._client = source
+                for each in self.outbound(data):
+                    self.to_server.append(each)
+                    self._outside.sendto(each, self._server)
 
-    async def _run_inbound(self) -> None:
+    async def run_inbound(self) -> None:
         while True:
             try:
-                data, source = await self._outside.recvfrom(65536)
+                await trio.lowlevel.wait_readable(self._outside)
             except trio.ClosedResourceError:
                 continue  # moved
-            if source != self._server or self._client is None:
-                continue
-            for each in self.inbound(data):
-                self.to_client.append(each)
-                await self._near.sendto(each, self._client)
+            for data, source in _received(self._outside):
+                if source != self._server or self._client is None or self._client in self.cut_off:
+                    continue
+                for each in self.inbound(data):
+                    self.to_client.append(each)
+                    self._inside.sendto(each, self._client)
+
+
+def _open_socket(host: str) -> socket.socket:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, 1 << 20)
+    sock.bind((host, 0))
+    return sock
+
+
+def _received(sock: socket.socket) -> Iterator[tuple[bytes, tuple[str, int]]]:
+    """What waits in a socket, up to a batch."""
+    for _ in range(64):
+        if sock.fileno() == -1:
+            return
+        try:
+            yield sock.recvfrom(65536)
+        except BlockingIOError:
+            return
 
 
 @asynccontextmanager
 async def proxied(server_port: int) -> AsyncIterator[UdpProxy]:
     """A proxy before the server at that port of 127.0.0.1."""
-    with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as near:
-        await near.bind(("127.0.0.1", 0))
-        near.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_RCVBUF, 1 << 20)
-        proxy = UdpProxy(server_port, near)
-        try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(proxy.run)
-                yield proxy
-                nursery.cancel_scope.cancel()
-        finally:
-            proxy._outside.close()
+    proxy = UdpProxy(server_port)
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(proxy.run_outbound)
+            nursery.start_soon(proxy.run_inbound)
+            yield proxy
+            nursery.cancel_scope.cancel()
+    finally:
+        proxy.close()

@@ -122,7 +122,7 @@ async def test_replayed_answers_make_no_second_connection() -> None:
         again = with_token(proxy)
         seen = len(proxy.to_client)
         for _ in range(50):
-            await proxy._outside.sendto(again, proxy._server)
+            proxy._outside.sendto(again, proxy._server)
         # Later than all of them, the server has nothing to say but to the client.
         await trio.sleep(0.05)
         assert servers_connections() == before

@@ -19,8 +19,9 @@ from ..connection import Connection
 from ..happy_eyeballs import race, resolve
 from ..settings import TransportSettings
 from ..tls import ClientTls, explain_certificate_error
+from .addresses import format_address
 from .configuration import client_configuration, key_log
-from .connection import QuicConnection, format_address
+from .connection import QuicConnection
 from .endpoint import Endpoint
 from .engine import PeerCheck
 from .udp import DatagramSocket, UdpSocket
@@ -90,8 +91,12 @@ async def _connect_to_any(
     settings: TransportSettings,
 ) -> tuple[Endpoint, QuicConnection]:
     async def attempt(family: int, address: Any) -> tuple[Endpoint, QuicConnection]:
-        sock = _open_socket(family, address, settings)
-        return await connect_over(nursery, sock, address, configuration, tls, settings)
+        reopen = partial(_open_socket, family, address, settings)
+        endpoint, connection = await connect_over(
+            nursery, reopen(), address, configuration, tls, settings
+        )
+        endpoint.reopen_with(reopen)
+        return endpoint, connection
 
     return await race(
         [partial(attempt, family, address) for family, address in addresses],

@@ -16,6 +16,7 @@ from ..base import ConnectionBase
 from ..connection import BidiStream, ConnectionStatistics
 from ..settings import TransportSettings
 from ..streams import ReceiveHalf, SendHalf
+from .addresses import format_address
 from .codes import stream_code_from_wire
 from .engine import Engine, EngineStream, PeerCheck
 from .streams import ACCEPTED, ALL_SETTLED, CONSUMED, DISCARDED, QuicReceiveHalf, QuicSendHalf
@@ -199,6 +200,8 @@ class QuicConnection(ConnectionBase):
         deadline = self._engine.next_timer()
         if deadline is not None and deadline <= now:
             self._engine.handle_timer(now)
+            if self._client_side and self._engine.hears_nothing:
+                self._endpoint.move(self)
         if not self._handshake_over.is_set():
             if now >= self._started_at + self._settings.connect_timeout and self._end is None:
                 self.close(SessionCode.INTERNAL, "handshake timed out")
@@ -374,13 +377,8 @@ class QuicConnection(ConnectionBase):
             send_buffered=engine.unsent,
             receive_buffered=engine.received_unread,
             streams_open=engine.streams_open,
+            estimated_bitrate=engine.estimated_bitrate,
         )
-
-
-def format_address(address: Any) -> str:
-    """An address as people write it: brackets around IPv6, and IPv4 as such."""
-    host, port = address[0].removeprefix("::ffff:"), address[1]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _name_of(error_code: int) -> str:

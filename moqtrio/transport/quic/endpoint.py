@@ -12,12 +12,12 @@ import heapq
 import itertools
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import trio
 
-from ...errors import SessionClosed, SessionCode
+from ...errors import ConnectError, SessionClosed, SessionCode
 from .connection import QuicConnection
 from .udp import DatagramSocket
 
@@ -40,6 +40,7 @@ class Endpoint:
     def __init__(self, sock: DatagramSocket) -> None:
         self.socket = sock
         self._accept: Acceptor | None = None
+        self._reopen: Callable[[], DatagramSocket] | None = None
         self._by_id: dict[bytes, QuicConnection] = {}
         self._ids_of: dict[QuicConnection, set[bytes]] = {}
         self._handshakes: set[QuicConnection] = set()
@@ -121,6 +122,25 @@ class Endpoint:
         if not self.socket.blocked:
             self._guarded(connection, self._flush, connection, trio.current_time())
 
+    def reopen_with(self, reopen: Callable[[], DatagramSocket]) -> None:
+        """Get another socket from ``reopen`` when this one's address seems to be gone."""
+        self._reopen = reopen
+
+    def move(self, connection: QuicConnection) -> None:
+        """Go on from another local address, if there is a way to it."""
+        if self._reopen is None or not connection._engine.can_move():
+            return
+        try:
+            fresh = self._reopen()
+        except ConnectError as error:
+            logger.debug("cannot leave %s: %s", self.socket.address, error)
+            return
+        logger.info("%s was silent: going on from another port", connection.remote_address)
+        old, self.socket = self.socket, fresh
+        old.close()
+        connection._engine.move()
+        self.mark_dirty(connection)
+
     async def run(self) -> None:
         """Serve until cancelled or stopped."""
         with self._scope:
@@ -143,14 +163,13 @@ class Endpoint:
             self._remove(connection)
 
     async def _receive_forever(self) -> None:
-        sock = self.socket
         more = False
         while True:
             if more:
                 await trio.lowlevel.checkpoint()
             else:
-                await sock.wait_readable()
-            batch = sock.receive(_BATCH)
+                await self._wait_for_socket(lambda sock: sock.wait_readable())
+            batch = self.socket.receive(_BATCH)
             more = len(batch) >= _BATCH
             self._serve_batch(batch)
 
@@ -231,10 +250,19 @@ class Endpoint:
         while True:
             if not self.socket.blocked:
                 await self._unblocked.park()
-            await self.socket.wait_writable()
+            await self._wait_for_socket(lambda sock: sock.wait_writable())
             self.socket.send_queued()
             if not self.socket.blocked and self._dirty:
                 self._wake_pump()
+
+    async def _wait_for_socket(self, ready: Callable[[DatagramSocket], Awaitable[None]]) -> None:
+        """Wait until the socket is ready, or another took its place."""
+        sock = self.socket
+        try:
+            await ready(sock)
+        except trio.ClosedResourceError:
+            if sock is self.socket:
+                raise
 
     # Timers
 

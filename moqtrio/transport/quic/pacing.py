@@ -88,3 +88,36 @@ class SlowStartExit:
         self._round = float("inf")
         self._count = 0
         return increasing
+
+
+class SendingRate:
+    """How fast a connection may send: what its congestion window allows per round trip, as
+    far as it was put to use.
+
+    aioquic's window grows with every acknowledgement, used or not, and soon says nothing of
+    the path. So no more is claimed than twice what was lately in flight at once, which is
+    what slow start would try next (RFC 9002 section 7.8, RFC 7661).
+    """
+
+    _MEMORY = 10.0  # seconds, and up to twice that
+
+    def __init__(self, initial_window: int) -> None:
+        self._initial_window = initial_window
+        self._peak = self._peak_before = 0
+        self._since = float("-inf")
+
+    def note(self, in_flight: int, now: float) -> None:
+        """So many bytes are on their way."""
+        if now - self._since > self._MEMORY:
+            self._since = now
+            self._peak_before, self._peak = self._peak, 0
+        if in_flight > self._peak:
+            self._peak = in_flight
+
+    def bits_per_second(self, congestion_window: int, smoothed_rtt: float) -> float | None:
+        """The estimate; None before the first round trip."""
+        if smoothed_rtt <= 0:
+            return None
+        used = 2 * max(self._peak, self._peak_before)
+        window = min(congestion_window, max(used, self._initial_window))
+        return 8 * window / smoothed_rtt

@@ -22,8 +22,9 @@ from ...errors import ConnectError, SessionCode
 from ..handling import Handler, run_handler
 from ..settings import SMALLEST_DATAGRAM_SIZE, TransportSettings
 from ..tls import ServerTls
+from .addresses import format_address
 from .configuration import ServerConfigurations, key_log
-from .connection import QuicConnection, format_address
+from .connection import QuicConnection
 from .endpoint import CONNECTION_ID_LENGTH, Endpoint
 from .retry import RetryTokens, encode_retry, encode_token_refusal, is_retry_token
 from .udp import DatagramSocket, UdpSocket

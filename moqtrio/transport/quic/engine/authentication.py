@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ...tls import CertificatePin
-from .sending import SendingEngine
+from .migrating import MigratingEngine
 from .stock import require_names
 
 require_names(
@@ -57,7 +57,7 @@ class PeerCheck:
     required: bool = True
 
 
-class AuthenticatingEngine(SendingEngine):
+class AuthenticatingEngine(MigratingEngine):
     """Overrides how the handshake takes a peer's certificate."""
 
     _peer_check: PeerCheck

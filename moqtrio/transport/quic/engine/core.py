@@ -10,6 +10,7 @@ from aioquic.quic.connection import QuicConnectionState
 from aioquic.quic.packet import QuicErrorCode
 
 from ...settings import TransportSettings
+from ..pacing import SendingRate
 from .authentication import AuthenticatingEngine, PeerCheck
 from .sending import DATAGRAM_FRAME_HEADER, SHORT_HEADER_AND_SEAL
 from .stream import EngineOwner, EngineStream
@@ -43,6 +44,7 @@ class Engine(AuthenticatingEngine):
         )
         self._peer_check = PeerCheck() if peer_check is None else peer_check
         self._keyed_at = 0  # the first packet number under the current keys
+        self._sending_rate = SendingRate(self._loss.congestion_window)
         self.certificate_error = None
 
     # Reading the state
@@ -177,8 +179,11 @@ class Engine(AuthenticatingEngine):
             return []  # a server that has not understood a first packet yet
         if self._packet_number - self._keyed_at >= _PACKETS_PER_KEY:
             self._renew_keys()
+        self._note_path()
         self._loss._pacer.begin_flush()
         datagrams: list[tuple[bytes, Any]] = self.datagrams_to_send(now=now)
+        if datagrams:
+            self._sending_rate.note(self._loss.bytes_in_flight, now)
         return datagrams
 
     def _renew_keys(self) -> None:

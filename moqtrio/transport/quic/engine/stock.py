@@ -34,7 +34,10 @@ _NEEDED_NAMES = (
     "_loss",
     "_on_connection_limit_delivery",
     "_on_max_stream_data_delivery",
+    "_network_paths",
     "_packet_number",
+    "_payload_received",
+    "_peer_cid_available",
     "_quic_logger",
     "_remote_max_data",
     "_remote_max_data_used",
@@ -76,6 +79,7 @@ if TYPE_CHECKING:
 
         _confirm_handshake: Any
         _handle_ack_frame: Any
+        _payload_received: Any
         _handle_crypto_frame: Any
         _handle_max_data_frame: Any
         _handle_max_stream_data_frame: Any
