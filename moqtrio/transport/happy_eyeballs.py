@@ -92,4 +92,5 @@ async def race(
     if len(failures) == 1:
         raise failures[0]
     reasons = dict.fromkeys(str(failures[index]) for index in range(len(attempts)))
-    raise ConnectError("; ".join(reasons))
+    retryable = all(failure.retryable for failure in failures.values())
+    raise ConnectError("; ".join(reasons), retryable=retryable)

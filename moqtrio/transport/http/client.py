@@ -16,6 +16,7 @@ from ...errors import ConnectError
 from ...scope import bare_exceptions
 from ..connection import Connection
 from ..qmux import Agreement, QmuxConnection, agreements, drive
+from ..refusals import is_retryable
 from ..settings import TransportSettings
 from ..tls import ClientTls, normalise_fingerprint
 from .resources import FINGERPRINT_PATH
@@ -152,13 +153,15 @@ async def _upgrade(
         raise ConnectError(f"{where}: the connection was lost in the handshake") from error
     if isinstance(answer, RejectConnection):
         raise ConnectError(
-            f"{where} refused a WebSocket at {path} with HTTP status {answer.status_code}"
+            f"{where} refused a WebSocket at {path} with HTTP status {answer.status_code}",
+            retryable=is_retryable(answer.status_code),
         )
     agreement = offered.get(answer.subprotocol or "")
     if agreement is None:
         raise ConnectError(
             f"{where} speaks none of the protocols offered by this side over WebSocket "
-            f"({', '.join(protocols)}); check which versions the server supports"
+            f"({', '.join(protocols)}); check which versions the server supports",
+            retryable=False,
         )
     protocol = handshake.connection
     assert protocol is not None

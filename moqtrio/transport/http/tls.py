@@ -33,14 +33,16 @@ async def connect_tls(
         certificate = x509.load_der_x509_certificate(secured.getpeercert(binary_form=True))
         mismatch = tls.pin.mismatch(certificate)
         if mismatch is not None:
-            raise ConnectError(explain_certificate_error(mismatch, server))
+            raise ConnectError(explain_certificate_error(mismatch, server), retryable=False)
     return secured
 
 
 def _explain(error: trio.BrokenResourceError, server: str) -> ConnectError:
     cause = error.__cause__
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return ConnectError(explain_certificate_error(cause.verify_message, server))
+        return ConnectError(
+            explain_certificate_error(cause.verify_message, server), retryable=False
+        )
     if isinstance(cause, ssl.SSLError):
         return ConnectError(
             f"{server}: the TLS handshake failed ({cause.reason or cause}); "

@@ -168,13 +168,14 @@ def _explain(
     certificate_error = connection._engine.certificate_error
     if certificate_error is not None:
         name = f"{configuration.server_name} ({where})"
-        return ConnectError(explain_certificate_error(certificate_error, name))
+        return ConnectError(explain_certificate_error(certificate_error, name), retryable=False)
     cause = connection._engine.close_cause
     if cause is not None and cause[0] == _NO_APPLICATION_PROTOCOL:
         offered = ", ".join(configuration.alpn_protocols or ())
         return ConnectError(
             f"{where} speaks none of the protocols offered by this side (ALPN: {offered}); "
-            "check which versions the server supports"
+            "check which versions the server supports",
+            retryable=False,
         )
     if connection._engine.was_asked_for_certificate and end.remote:
         return ConnectError(

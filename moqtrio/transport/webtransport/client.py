@@ -10,6 +10,7 @@ import trio
 from ...errors import ConnectError, SessionClosed, StreamReset
 from ...scope import open_scope
 from ..connection import URGENT, BidiStream, Connection, ReceiveStream
+from ..refusals import is_retryable
 from ..streams import ReceiveHalf
 from .codes import H3Code, H3Error, MessageError, Setting
 from .fields import (
@@ -177,16 +178,21 @@ def _chosen_protocol(where: str, answer: Message, offered: Sequence[str]) -> str
     if theirs and not set(offered) & set(decode_strings(answer.get(AVAILABLE_PROTOCOLS))):
         raise ConnectError(
             f"{where} speaks none of the protocols offered by this side: "
-            f"it has {theirs}; this side has {ours} (status {status})"
+            f"it has {theirs}; this side has {ours} (status {status})",
+            retryable=False,
         )
     if status // 100 != 2:
         hint = _HINTS.get(status, "the server gives no further reason")
-        raise ConnectError(f"{where} refused the WebTransport session: status {status}; {hint}")
+        raise ConnectError(
+            f"{where} refused the WebTransport session: status {status}; {hint}",
+            retryable=is_retryable(status),
+        )
     chosen = decode_strings(answer.get(PROTOCOL))
     if len(chosen) != 1 or chosen[0] not in offered:
         said = f"chose {chosen[0]!r}" if chosen else "chose no protocol"
         raise ConnectError(
-            f"{where} {said}; this side offered {ours}; check which versions the server supports"
+            f"{where} {said}; this side offered {ours}; check which versions the server supports",
+            retryable=False,
         )
     return chosen[0]
 
