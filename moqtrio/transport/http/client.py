@@ -107,7 +107,12 @@ async def open_websocket(
                     stream, where, path, protocols, tls, server_name or host
                 )
             connection = QmuxConnection(
-                agreement, settings, is_client=True, remote_address=where, request_path=path
+                agreement,
+                settings,
+                is_client=True,
+                remote_address=where,
+                request_path=path,
+                peer_certificate=link.peer_certificate,
             )
             nursery.start_soon(drive, connection, link)
             try:

@@ -26,6 +26,8 @@ _LARGEST_HEAD = 16 * 1024
 # it gets to read the refusal.
 _LINGER = 1.0
 
+_NO_BODY = "a request with a body is not for this server"
+
 _Headers = Sequence[tuple[str, str]]
 
 
@@ -38,6 +40,7 @@ class Conversation:
       routes: what there is to get.
       protocols: application protocols for WebSockets, the preferred one first.
       handler: what to do with a WebSocket's connection.
+      needs_tls: whether there are WebSockets over TLS only.
       settings: a request's head has to arrive within ``connect_timeout``; a client that
         asks for nothing, or does not read, is put up with for ``idle_timeout``.
     """
@@ -50,6 +53,7 @@ class Conversation:
         routes: Routes,
         protocols: Sequence[str],
         handler: Handler,
+        needs_tls: bool,
         settings: TransportSettings,
     ) -> None:
         self._stream = stream
@@ -57,11 +61,12 @@ class Conversation:
         self._routes = routes
         self._protocols = protocols
         self._handler = handler
+        self._needs_tls = needs_tls
         self._settings = settings
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_HEAD)
 
     async def run(self) -> None:
-        """Answer until the client, or a time limit, has had enough. Closes the stream."""
+        """Answer until the client, or a time limit, has had enough."""
         try:
             patience = self._settings.connect_timeout
             while (request := await self._next_request(patience)) is not None:
@@ -73,12 +78,10 @@ class Conversation:
                 if not self._go_on():
                     break
                 patience = self._settings.idle_timeout
-            await self._stream.aclose()
+            with trio.move_on_after(_LINGER):
+                await self._stream.aclose()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # the client is gone
-        finally:
-            with trio.CancelScope(shield=True):
-                await trio.aclose_forcefully(self._stream)
 
     # Requests
 
@@ -117,7 +120,7 @@ class Conversation:
 
     async def _answer(self, request: h11.Request) -> None:
         if self._has_body():
-            await self._refuse(400, "a request with a body is not for this server")
+            await self._refuse(400, _NO_BODY)
             return
         path = _path_of(request)
         route = self._routes.get(path) if path is not None else None
@@ -178,6 +181,12 @@ class Conversation:
 
     async def _upgrade(self, request: h11.Request) -> bool:
         """Serve a WebSocket until it is over; False where none came about."""
+        if self._has_body():
+            await self._refuse(400, _NO_BODY)
+            return False
+        if self._needs_tls and not isinstance(self._stream, trio.SSLStream):
+            await self._refuse(403, "this server wants to see a certificate: use wss")
+            return False
         handshake = H11Handshake(ConnectionType.SERVER)
         try:
             handshake.initiate_upgrade_connection(list(request.headers), bytes(request.target))
@@ -197,7 +206,6 @@ class Conversation:
         await self._stream.send_all(handshake.send(answer))
         protocol = handshake.connection
         assert protocol is not None
-        self._has_body()  # its end is read, so that what follows is not the request's any more
         protocol.receive_data(self._http.trailing_data[0])
         link = WebSocketLink(
             self._stream, protocol, largest_message=agreement.version.largest_message
@@ -212,6 +220,7 @@ class Conversation:
             is_client=False,
             remote_address=self._client,
             request_path=target,
+            peer_certificate=link.peer_certificate,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drive, connection, link)

@@ -59,12 +59,14 @@ async def serve_http(
       protocols: the application protocols spoken over WebSocket, the preferred one first.
       routes: what else there is to get, by path.
       tls: the certificate, which may change meanwhile. Clients may use TLS then, or not, on
-        the same port; ``/certificate.sha256`` tells its fingerprint.
+        the same port; ``/certificate.sha256`` tells its fingerprint. Where it requires
+        certificates of clients, WebSockets are for those that use TLS.
       settings: limits and timers; ``max_connections`` holds for clients of any kind.
 
     Raises:
       ConnectError: the address cannot be found or is taken.
     """
+    settings = TransportSettings() if settings is None else settings
     routes = dict(routes or {})
     if tls is not None:
         routes.setdefault(FINGERPRINT_PATH, fingerprint_route(tls))
@@ -74,10 +76,11 @@ async def serve_http(
             routes=routes,
             protocols=protocols,
             handler=handler,
-            settings=settings or TransportSettings(),
+            needs_tls=bool(tls and tls.client_authorities and tls.require_client_certificate),
+            settings=settings,
         ),
         tls,
-        settings or TransportSettings(),
+        settings,
     )
     listeners = await _listen(host, port)
     async with trio.open_nursery() as nursery:
@@ -112,22 +115,22 @@ class _Server:
         self._clients += 1
         try:
             await self._converse(stream)
+        except Exception:
+            logger.exception("an HTTP connection failed")
         finally:
             self._clients -= 1
 
     async def _converse(self, stream: trio.SocketStream) -> None:
         try:
-            client = format_address(stream.socket.getpeername())
-            secured = await self._secure(stream)
-        except (OSError, trio.BrokenResourceError):
-            secured = None
-        except BaseException:
+            try:
+                client = format_address(stream.socket.getpeername())
+                secured = await self._secure(stream)
+            except (OSError, trio.BrokenResourceError):
+                return  # the client is gone, or its TLS does not fit
+            if secured is not None:
+                await self._make_conversation(secured, client).run()
+        finally:
             await trio.aclose_forcefully(stream)
-            raise
-        if secured is None:
-            await trio.aclose_forcefully(stream)
-        else:
-            await self._make_conversation(secured, client).run()
 
     async def _secure(self, stream: trio.SocketStream) -> trio.abc.Stream | None:
         """The stream to talk over: TLS for a client that starts with it. None for one that

@@ -29,12 +29,21 @@ async def connect_tls(
         await secured.do_handshake()
     except trio.BrokenResourceError as error:
         raise _explain(error, server) from error
+    certificate = peer_certificate(secured)
     if tls.pin is not None:
-        certificate = x509.load_der_x509_certificate(secured.getpeercert(binary_form=True))
+        assert certificate is not None, "a TLS server always presents one"
         mismatch = tls.pin.mismatch(certificate)
         if mismatch is not None:
             raise ConnectError(explain_certificate_error(mismatch, server), retryable=False)
     return secured
+
+
+def peer_certificate(stream: trio.abc.Stream) -> x509.Certificate | None:
+    """What the other side presented over TLS, if it did."""
+    if not isinstance(stream, trio.SSLStream):
+        return None
+    presented: bytes | None = stream.getpeercert(binary_form=True)
+    return None if presented is None else x509.load_der_x509_certificate(presented)
 
 
 def _explain(error: trio.BrokenResourceError, server: str) -> ConnectError:

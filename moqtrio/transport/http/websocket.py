@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import trio
+from cryptography import x509
 from wsproto.connection import Connection as Protocol
 from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
 
 from ..qmux import LinkError
+from .tls import peer_certificate
 
 _READ_SIZE = 64 * 1024
 
@@ -34,6 +36,8 @@ class WebSocketLink:
         self._close_code = int(CloseReason.NORMAL_CLOSURE)
         self._has_unread = True  # what came together with the handshake
         self._is_broken = False
+        #: What the other side presented over TLS, if it did.
+        self.peer_certificate: x509.Certificate | None = peer_certificate(stream)
 
     async def receive(self) -> list[bytes] | None:
         if self._has_unread:

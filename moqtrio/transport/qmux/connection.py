@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import trio
+from cryptography import x509
 
 from ...errors import SessionClosed, SessionCode, StreamCode
 from ..connection import ConnectionStatistics
@@ -45,11 +46,13 @@ class QmuxConnection(QmuxStreams):
         is_client: bool,
         remote_address: str,
         request_path: str | None,
+        peer_certificate: x509.Certificate | None = None,
     ) -> None:
         super().__init__(agreement.version, settings, is_client=is_client)
         self._agreement = agreement
         self._remote_address = remote_address
         self._request_path = request_path
+        self._peer_certificate = peer_certificate
         #: Set when the peer has said what it admits, or the connection is over.
         self.ready: trio.Event = trio.Event()
         self._has_parameters = False
@@ -337,8 +340,11 @@ class QmuxConnection(QmuxStreams):
 
     @property
     def request_path(self) -> str | None:
-        """Path and query the client asked for."""
         return self._request_path
+
+    @property
+    def peer_certificate(self) -> x509.Certificate | None:
+        return self._peer_certificate
 
     @property
     def peer_window(self) -> int:

@@ -38,8 +38,8 @@ class QmuxStreams(ConnectionBase):
         super().__init__(settings)
         self._version = version
         self._is_client = is_client
-        self._outbox = Outbox(version)
-        self._outbox.parameters(encode_parameters(Parameters.of(settings, version).encode()))
+        ours = Parameters.of(settings, version)
+        self._outbox = Outbox(version, encode_parameters(ours.encode()))
         # Until the peer has said what it admits: nothing.
         self._peer = Parameters()
         self._streams: dict[int, Stream] = {}

@@ -66,17 +66,22 @@ class _Packer:
 class Outbox:
     """Frames of one connection until they are put into messages.
 
+    Args:
+      version: what messages hold.
+      first: the frame that goes before everything else.
+
     Whatever a peer does that is to be answered takes bounded room here: a later answer of a
     kind takes the place of an earlier one, or there is one for each open stream.
     """
 
-    def __init__(self, version: QmuxVersion) -> None:
+    def __init__(self, version: QmuxVersion, first: bytes) -> None:
         self._version = version
         # Streams with something to send: (-priority, order, stream). An entry that is not
         # its stream's own any more is skipped when it comes up.
         self._sendable: list[tuple[int, int, QmuxSendHalf]] = []
         self._waiting = 0  # streams that have an entry
         self._out_of_credit: dict[QmuxSendHalf, None] = {}
+        self._first = first
         self._control: list[bytes] = []
         self._windows: dict[QmuxReceiveHalf, None] = {}
         self._due_streams: list[tuple[bool, PeerStreams]] = []
@@ -150,10 +155,6 @@ class Outbox:
 
     # Control
 
-    def parameters(self, frame: bytes) -> None:
-        """What goes before everything else."""
-        self._control.append(frame)
-
     def reset(self, half: QmuxSendHalf, code: int) -> None:
         """Abandon a stream."""
         self.forget(half)
@@ -198,10 +199,14 @@ class Outbox:
         """Messages of about ``most`` bytes in all: what is most urgent now."""
         if self._closed:
             return []
+        packer = _Packer(self._version)
+        if self._first:
+            packer.add(self._first)
+            self._first = b""
         if self._close is not None:
             self._closed = True
-            return [self._close]
-        packer = _Packer(self._version)
+            packer.add(self._close)
+            return packer.finish()
         self._take_control(packer)
         while self.datagrams and packer.size < most:
             packer.add(encode_datagram(self.datagrams.popleft()))

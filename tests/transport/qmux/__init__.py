@@ -1,0 +1,1 @@
+"""qmux without and with what carries it."""
