@@ -20,8 +20,7 @@ from ..settings import TransportSettings
 from .resources import Resource, Routes
 from .websocket import WebSocketLink
 
-_READ_SIZE = 64 * 1024
-_LARGEST_HEAD = 16 * 1024
+_LARGEST_HEAD = 16 * 1024  # and what is read at once: a head of twice that never passes
 # How long, in seconds, what a refused client still sends is read and thrown away, so that
 # it gets to read the refusal.
 _LINGER = 1.0
@@ -96,7 +95,7 @@ class Conversation:
                     if event is not h11.NEED_DATA:
                         return None
                     is_new = not self._http.trailing_data[0]
-                    data = await self._stream.receive_some(_READ_SIZE)
+                    data = await self._stream.receive_some(_LARGEST_HEAD)
                     if is_new:
                         limit = trio.current_time() + self._settings.connect_timeout
                         scope.deadline = min(scope.deadline, limit)
@@ -174,7 +173,7 @@ class Conversation:
         if isinstance(self._stream, trio.SocketStream):
             with trio.move_on_after(_LINGER):
                 await self._stream.send_eof()
-                while await self._stream.receive_some(_READ_SIZE):
+                while await self._stream.receive_some(_LARGEST_HEAD):
                     pass
 
     # WebSockets
