@@ -36,6 +36,10 @@ class ControlStream:
         """The next message, or None where the stream ends before it."""
         return await self._read(lambda: self._decoder.next_message(message))
 
+    def read_nowait(self, message: type[MessageT]) -> MessageT | None:
+        """The next message if it came together with the last one that was read, else None."""
+        return self._decoder.next_message(message)
+
     async def read_response(self) -> SubscribeResponse | None:
         """The next answer of a publisher, or None where the stream ends before it."""
         return await self._read(self._decoder.next_response)

@@ -12,6 +12,7 @@ import trio
 from ..errors import DecodeError, StreamCode, StreamReset
 from ..transport.connection import Connection, ReceiveStream
 from ..wire import Version, lite
+from .limits import Guard
 from .patience import patiently
 from .setup import PeerSetup
 
@@ -53,12 +54,18 @@ class IncomingStreams:
     """Finds out what each stream is, and hands it to whom it is for."""
 
     def __init__(
-        self, connection: Connection, version: Version, setup: PeerSetup, groups: GroupTaker
+        self,
+        connection: Connection,
+        version: Version,
+        setup: PeerSetup,
+        groups: GroupTaker,
+        guard: Guard,
     ) -> None:
         self._connection = connection
         self._version = version
         self._setup = setup
         self._groups = groups
+        self._guard = guard
 
     async def run(self, nursery: trio.Nursery) -> None:
         """Take all that come, many in one go; ``nursery`` is for those that are slow.
@@ -131,6 +138,7 @@ class IncomingStreams:
         address = self._connection.remote_address
         logger.warning("%s: bad stream %d: %s", address, stream.stream_id, error)
         stream.stop(StreamCode.MALFORMED)
+        self._guard.offended(str(error))
 
 
 async def _read_header(stream: ReceiveStream, data: bytearray, version: Version) -> lite.UniHeader:

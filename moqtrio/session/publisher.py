@@ -23,8 +23,10 @@ from .fetching import send_group
 from .goaway import Departure
 from .latency import LONGEST_LATENCY, to_wire
 from .patience import REQUEST_TIMEOUT, patiently
+from .limits import Guard
 from .pins import PinLimit
 from .priorities import request_priority, stream_priority
+from .probe import serve_probe
 from .serving import ServingLimits, SubscriptionServer
 from .setup import PeerSetup
 from .timeline import find_timeline
@@ -41,6 +43,7 @@ class Publisher:
         origin: what it may have; None for nothing.
         limits: what each subscription may hold.
         peer_setup: what the peer says of itself.
+        guard: counts what the peer asks for.
 
     Attributes:
         departure: whether this side or the peer is about to leave.
@@ -53,12 +56,14 @@ class Publisher:
         origin: Origin | None,
         limits: ServingLimits,
         peer_setup: PeerSetup,
+        guard: Guard,
     ) -> None:
         self._connection = connection
         self._version = version
         self._origin = origin
         self._limits = limits
         self._peer_setup = peer_setup
+        self._guard = guard
         self._subscribe_ids: set[int] = set()
         self.departure: Departure = Departure(connection, version)
 
@@ -74,6 +79,7 @@ class Publisher:
         except DecodeError as error:
             logger.warning("%s: bad request: %s", self._connection.remote_address, error)
             control.reset(StreamCode.MALFORMED)
+            self._guard.offended(str(error))
         except (RequestError, ReplayError) as error:
             logger.info("%s: request refused: %s", self._connection.remote_address, error)
             control.reset(error.code)
@@ -97,15 +103,19 @@ class Publisher:
                 raise RequestError(
                     f"no request is known by stream type {kind}", code=StreamCode.CANCEL
                 )
-            request = await patiently(self._connection, partial(control.require, message))
+            request: lite.Message | None = None
+            if message is not lite.Probe:  # whose subscriber may have nothing to say
+                request = await patiently(self._connection, partial(control.require, message))
         except trio.TooSlowError:
+            self._guard.offended("it did not come in time")
             raise RequestError(
                 f"the peer did not say what it wants within {REQUEST_TIMEOUT} s",
                 code=StreamCode.DELIVERY_TIMEOUT,
             ) from None
         if message is not lite.Goaway:
             self.departure.check()
-        await handler(self, control, request)
+        with self._guard.serving(message):
+            await handler(self, control, request)
 
     def _find(self, broadcast: str, track: str) -> Track:
         found = None if self._origin is None else self._origin.broadcasts.get(broadcast)
@@ -182,6 +192,9 @@ class Publisher:
         with self.departure.standing():
             await self.departure.hear(control, request)
 
+    async def _probe(self, control: ControlStream, request: None) -> None:
+        await serve_probe(self._connection, control)
+
     async def _announce(self, control: ControlStream, request: lite.AnnounceRequest) -> None:
         origin = Origin() if self._origin is None else self._origin
         with self.departure.standing():
@@ -210,4 +223,5 @@ _HANDLERS: dict[type[lite.Message], Handler] = {
     lite.Fetch: Publisher._fetch,
     lite.Track: Publisher._track,
     lite.Goaway: Publisher._goaway,
+    lite.Probe: Publisher._probe,
 }

@@ -37,6 +37,8 @@ from .goaway import GRACE, Departure, GoingAway
 from .group_stream import StreamGroupConsumer
 from .incoming import IncomingStreams
 from .latency import to_wire
+from .limits import Guard, SessionLimits
+from .probe import ProbeReports
 from .publisher import Publisher
 from .serving import ServingLimits
 from .setup import DEFAULT_COST, PeerSetup, send_setup
@@ -54,12 +56,14 @@ class SessionSettings:
     Attributes:
         max_frame_bytes: the largest frame that is accepted.
         serving: what each of the peer's subscriptions may hold of our memory.
+        limits: how many requests of the peer are served at once.
         cost: what subscribing from this side costs, in units of the deployment's choice, for
             peers that relay; None for the usual 1. Since moq-lite-05.
     """
 
     max_frame_bytes: int = 16 * 2**20
     serving: ServingLimits = attrs.Factory(ServingLimits)
+    limits: SessionLimits = attrs.Factory(SessionLimits)
     cost: int | None = None
 
 
@@ -89,8 +93,9 @@ class Session:
         self._origin = publish
         self._path = path
         self._peer_setup = PeerSetup(version)
+        self._guard = Guard(connection, self._settings.limits)
         self._publisher = Publisher(
-            connection, version, publish, self._settings.serving, self._peer_setup
+            connection, version, publish, self._settings.serving, self._peer_setup, self._guard
         )
         self._subscriptions: dict[int, Subscription] = {}
         self._subscribe_ids = count()
@@ -398,6 +403,25 @@ class Session:
         """
         return await wait_announced(self, broadcast, within)
 
+    @asynccontextmanager
+    async def probe(self) -> AsyncGenerator[ProbeReports, None]:
+        """Follow what the publisher says of the connection: how fast it can send to us, by
+        its estimate, and the round trip. It tells when that changes.
+
+        Raises RequestError where it does not offer that (a moq-lite-05 publisher says so
+        before; older ones refuse). Leaving the block, or cancelling it, ends the reports.
+        """
+        setup = await self._peer_setup.wait()
+        if lite.Setup.exists_in(self._version) and not setup.probe:
+            raise RequestError(
+                "the publisher does not report how fast the connection is", code=StreamCode.CANCEL
+            )
+        control = await self.open_request(lite.BidiStreamType.PROBE)
+        try:
+            yield ProbeReports(control)
+        finally:
+            control.finish()
+
     async def _link_cost(self) -> int:
         """What is added to the cost of all that the peer announces."""
         if self._version.draft < 6:
@@ -437,7 +461,9 @@ class Session:
 
         Cancelling it leaves the connection open: closing it is its owner's business.
         """
-        streams = IncomingStreams(self._connection, self._version, self._peer_setup, self)
+        streams = IncomingStreams(
+            self._connection, self._version, self._peer_setup, self, self._guard
+        )
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(send_setup, self._connection, self._version, self._own_setup())
@@ -454,6 +480,7 @@ class Session:
         has_path = self._connection.is_client and self._connection.request_path is None
         only_reads = self._connection.is_client and self._origin is None
         return lite.Setup(
+            probe=lite.ProbeLevel.REPORT,
             path=self._path if has_path else None,
             role=lite.Role.SUBSCRIBER if only_reads else None,
             cost=self._settings.cost,

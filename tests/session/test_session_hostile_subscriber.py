@@ -20,7 +20,6 @@ from session_raw import (
     ANNOUNCE,
     FETCH,
     GOAWAY,
-    PROBE,
     SUBSCRIBE,
     TRACK,
     RawSubscriber,
@@ -63,7 +62,7 @@ REQUESTS = {
 # Requests that are none
 
 
-@pytest.mark.parametrize("kind", [0, PROBE, 7, 63, 64, 2**62 - 1])
+@pytest.mark.parametrize("kind", [0, 7, 63, 64, 2**62 - 1])
 async def test_an_unknown_request_is_reset(kind: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "moqtrio.session")
     async with raw_subscriber() as raw:
