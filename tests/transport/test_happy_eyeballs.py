@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+from functools import partial
 from typing import Any
 
 import pytest
@@ -193,3 +194,13 @@ async def test_what_every_address_said_is_told() -> None:
     first, second = str(raised.value).split("; ")[0], str(raised.value)
     assert f"127.0.0.9:{port} did not answer within 0.5 s" in first
     assert f"127.0.0.8:{port} (connection refused)" in second
+
+
+async def test_one_refusal_is_an_answer_for_all_addresses() -> None:
+    async def attempt(retryable: bool) -> None:
+        raise ConnectError("no", retryable=retryable)
+
+    for answers, expected in (([True, True], True), ([False, True], False)):
+        with pytest.raises(ConnectError) as raised:
+            await race([partial(attempt, each) for each in answers], discard=repr)
+        assert raised.value.retryable == expected

@@ -180,7 +180,8 @@ def _explain(
     if connection._engine.was_asked_for_certificate and end.remote:
         return ConnectError(
             f"{where} did not accept this client ({end.reason}); it wants a certificate of an "
-            "authority it knows: certificate_file and key_file of ClientTls"
+            "authority it knows: certificate_file and key_file of ClientTls",
+            retryable=False,
         )
     if end.reason == "handshake timed out":
         timeout = connection._settings.connect_timeout
