@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -297,6 +298,24 @@ class SourceOptions:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReconnectOptions:
+    """What a client does when its connection is lost."""
+
+    reconnect: Annotated[
+        bool,
+        Parameter(
+            group=_GENERAL,
+            help="Connect again when the connection is lost, and go on where it was.",
+        ),
+    ] = False
+
+    def build(self) -> moqtrio.Backoff | None:
+        """The library's own form. Whoever watches decides when it has taken too long."""
+        return moqtrio.Backoff(seconds=math.inf) if self.reconnect else None
+
+
+RECONNECT = ReconnectOptions()
 GENERAL = GeneralOptions()
 CLIENT_TLS = ClientTlsOptions()
 SERVER_TLS = ServerTlsOptions()

@@ -14,7 +14,7 @@ import moqtrio
 from .durations import parse_duration
 from .failures import Failure, UsageError
 from .options import LARGEST_SEQUENCE
-from .receiving import explain_refusal
+from .receiving import AnySession, explain_refusal
 
 OLDEST = 0
 LATEST = None
@@ -53,9 +53,7 @@ def parse_start(text: str, clock: Callable[[], float] = time.time) -> Start:
     )
 
 
-async def find_start(
-    session: moqtrio.Session, broadcast: str, track: str, start: Start
-) -> int | None:
+async def find_start(session: AnySession, broadcast: str, track: str, start: Start) -> int | None:
     """The ``start`` of a subscription; a time is looked up by the publisher.
 
     Raises Failure where it cannot.

@@ -9,9 +9,19 @@ from cyclopts import Parameter
 
 import moqtrio
 
-from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions, SourceOptions, Url
+from .options import (
+    CLIENT_TLS,
+    GENERAL,
+    RECONNECT,
+    ClientTlsOptions,
+    GeneralOptions,
+    ReconnectOptions,
+    SourceOptions,
+    Url,
+)
 from .output import open_output
 from .publishing import open_publication
+from .receiving import AnySession
 
 
 async def publish(
@@ -19,6 +29,7 @@ async def publish(
     /,
     *,
     source: Annotated[SourceOptions, Parameter(name="*")],
+    reconnect: Annotated[ReconnectOptions, Parameter(name="*")] = RECONNECT,
     tls: Annotated[ClientTlsOptions, Parameter(name="*")] = CLIENT_TLS,
     general: Annotated[GeneralOptions, Parameter(name="*")] = GENERAL,
 ) -> None:
@@ -37,7 +48,9 @@ async def publish(
     async with (
         open_output() as output,
         open_publication(source) as publication,
-        moqtrio.open_session(url, publish=publication.origin, tls=client_tls) as session,
+        moqtrio.open_session(
+            url, publish=publication.origin, tls=client_tls, reconnect=reconnect.build()
+        ) as session,
         trio.open_nursery() as nursery,
     ):
         await output.write_json({"type": "connected", "url": url})
@@ -46,5 +59,5 @@ async def publish(
         nursery.cancel_scope.cancel()
 
 
-async def _fail_when_closed(session: moqtrio.Session) -> None:
+async def _fail_when_closed(session: AnySession) -> None:
     raise await session.wait_closed()

@@ -22,6 +22,10 @@ _ANNOUNCE_SHOWN = 8
 _NOT_THERE = (moqtrio.StreamCode.NOT_FOUND, moqtrio.StreamCode.UNROUTABLE)
 
 
+AnySession = moqtrio.Session | moqtrio.ReconnectingSession
+"""Both ask alike."""
+
+
 class GroupPrinter:
     """Prints groups as payloads, one a line, or as JSON.
 
@@ -101,7 +105,7 @@ class GroupPrinter:
 
 
 async def explain_refusal(
-    session: moqtrio.Session, broadcast: str, error: moqtrio.RequestError
+    session: AnySession, broadcast: str, error: moqtrio.RequestError
 ) -> Failure:
     """What the peer does offer, for someone who asked for what it does not."""
     message = str(error)

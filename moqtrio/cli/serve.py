@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated
 
@@ -15,6 +17,9 @@ from .options import GENERAL, SERVER_TLS, GeneralOptions, ServerTlsOptions, Sour
 from .output import open_output
 from .publishing import open_publication
 from .web import make_routes, page_url
+
+# Seconds for clients to get the rest, when the server has been told to stop.
+_GRACE = 2.0
 
 
 async def serve(
@@ -30,7 +35,8 @@ async def serve(
 
     Prints one JSON line with the URL and the certificate's fingerprint when it is ready, and
     with --json one with the track's statistics every second. The end of the input finishes
-    the track, which stays available until Ctrl-C.
+    the track, which stays available until Ctrl-C. Then clients get what is on its way to them, for
+    two seconds at most; a second Ctrl-C ends it at once.
 
     Parameters
     ----------
@@ -48,11 +54,10 @@ async def serve(
     async with (
         open_output() as output,
         open_publication(source) as publication,
-        trio.open_nursery() as nursery,
-    ):
-        listener = await nursery.start(
+        open_server(
             partial(moqtrio.serve, publication.origin, url, tls=server_tls, routes=routes)
-        )
+        ) as listener,
+    ):
         # What there is now stays: looking through it for garbage takes tens of milliseconds,
         # in which nothing is sent.
         gc.freeze()
@@ -61,4 +66,32 @@ async def serve(
             {"type": "listening", "url": listener.url, "fingerprint": listener.fingerprint, **page}
         )
         await publication.run(output, json=general.json)
-        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_server(serve: Callable[..., Awaitable[None]]) -> AsyncIterator[moqtrio.Listener]:
+    """Run a server for the block.
+
+    When that ends, or is interrupted, clients are told (GOAWAY), and what is on its way to them
+    has a short while to arrive.
+    """
+    async with trio.open_nursery() as nursery:
+        listener, running = await nursery.start(_run_shielded, serve)
+        try:
+            yield listener
+        finally:
+            try:
+                with trio.CancelScope(shield=True):
+                    await listener.go_away(grace=_GRACE)
+            finally:
+                running.cancel()
+
+
+async def _run_shielded(
+    serve: Callable[..., Awaitable[None]],
+    *,
+    task_status: trio.TaskStatus[tuple[moqtrio.Listener, trio.CancelScope]],
+) -> None:
+    with trio.CancelScope(shield=True) as running:
+        async with trio.open_nursery() as nursery:
+            task_status.started((await nursery.start(serve), running))

@@ -12,8 +12,10 @@ from .failures import Failure, UsageError
 from .options import (
     CLIENT_TLS,
     GENERAL,
+    RECONNECT,
     ClientTlsOptions,
     GeneralOptions,
+    ReconnectOptions,
     SequenceNumber,
     Url,
 )
@@ -35,6 +37,7 @@ async def subscribe(
     ] = "latest",
     until: Annotated[SequenceNumber | None, Parameter(metavar="SEQ")] = None,
     frames: bool = False,
+    reconnect: Annotated[ReconnectOptions, Parameter(name="*")] = RECONNECT,
     tls: Annotated[ClientTlsOptions, Parameter(name="*")] = CLIENT_TLS,
     general: Annotated[GeneralOptions, Parameter(name="*")] = GENERAL,
 ) -> None:
@@ -64,7 +67,10 @@ async def subscribe(
     if frames and not general.json:
         raise UsageError("--frames goes with --json; without it payloads are printed anyway")
     client_tls = tls.build()
-    async with open_output() as output, moqtrio.open_session(url, tls=client_tls) as session:
+    async with (
+        open_output() as output,
+        moqtrio.open_session(url, tls=client_tls, reconnect=reconnect.build()) as session,
+    ):
         printer = GroupPrinter(output, general, frames=frames)
         start = await find_start(session, broadcast, track, wanted)
         check_range(start, until)
@@ -78,7 +84,9 @@ async def subscribe(
             raise Failure(str(error), _how_to_go_on(printer)) from error
 
 
-async def _print_items(subscription: moqtrio.Subscription, printer: GroupPrinter) -> None:
+async def _print_items(
+    subscription: moqtrio.Subscription | moqtrio.ResumingSubscription, printer: GroupPrinter
+) -> None:
     with Progress(beside_output=True) as progress:
         async for item in subscription:
             match item:

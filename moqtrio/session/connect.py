@@ -46,6 +46,20 @@ def open_session(
 ) -> AbstractAsyncContextManager[ReconnectingSession]: ...
 
 
+@overload
+def open_session(
+    url: str,
+    *,
+    publish: Origin | None = None,
+    tls: ClientTls | None = None,
+    versions: Sequence[Version] = OFFERED,
+    settings: SessionSettings | None = None,
+    transport: TransportSettings | None = None,
+    reconnect: Backoff | None,
+    accept_redirect: AcceptRedirect = is_same_host,
+) -> AbstractAsyncContextManager[Session | ReconnectingSession]: ...
+
+
 def open_session(
     url: str,
     *,

@@ -415,6 +415,7 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
     async def _follow(self, link: Link) -> None:
         """Go on over a new connection, for as long as it is up."""
         tries = Tries(self._backoff)
+        refused = False
         while link.is_open and not link.superseded.is_set():
             try:
                 await self._check(link)
@@ -428,7 +429,9 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
                 if error.code not in _PASSING or next_try is None:
                     self._fail(error)
                     return
-                logger.info("%s; trying again", error)
+                level = logging.INFO if refused else logging.WARNING
+                refused = True
+                logger.log(level, "%s; trying again", error)
                 await trio.sleep_until(next_try)
             except (EpochChanged, DecodeError, ProtocolError) as error:
                 self._fail(error)
