@@ -97,8 +97,6 @@ class Publisher:
             kind = await patiently(self._connection, control.read_varint)
             message = lite.request_type(kind, self._version)
             handler = None if message is None else _HANDLERS.get(message)
-            if message is lite.Fetch and not lite.Track.exists_in(self._version):
-                handler = None  # nobody serves it there: frames would have no timescale
             if message is None or handler is None:
                 raise RequestError(
                     f"no request is known by stream type {kind}", code=StreamCode.CANCEL

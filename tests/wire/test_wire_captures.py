@@ -208,6 +208,9 @@ def test_the_same_requests_come_back(stream: Stream) -> None:
         with pytest.raises(DecodeError):
             reencoder.request()
         return
+    if lite.request_type(stream.request_type, stream.version) is None:
+        assert stream.reset is not None  # as we would
+        return
     while reencoder.decoder.buffered:
         reencoder.request()
     assert reencoder.encoded.hex() == stream.requests.hex()

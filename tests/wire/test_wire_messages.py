@@ -60,9 +60,10 @@ KINDS: set[type[lite.Message]] = {kind for _, kind in CASES}
 ABSENT: list[tuple[Version, type[lite.Message]]] = [
     (version, kind) for version in VERSIONS for kind in KINDS if not kind.exists_in(version)
 ]
+ABSENT.sort(key=case_name)
 
 
-@pytest.mark.parametrize("case", sorted(ABSENT, key=case_name), ids=case_name)
+@pytest.mark.parametrize("case", ABSENT, ids=case_name)
 def test_messages_a_version_has_not(case: tuple[Version, type[lite.Message]]) -> None:
     version, kind = case
     with pytest.raises(ValueError, match=f"there is no {kind.__name__} in {version}"):
@@ -108,7 +109,7 @@ def test_what_a_version_leaves_out(
 
 
 # Each of these would mean something else without what the version has no room for.
-@pytest.mark.parametrize("version", [LITE_05, LITE_04, LITE_03], ids=str)
+@pytest.mark.parametrize("version", [LITE_05, LITE_03], ids=str)
 @pytest.mark.parametrize(
     "message",
     [
@@ -121,7 +122,8 @@ def test_what_a_version_leaves_out(
     ids=repr,
 )
 def test_frame_ranges_a_version_has_not(message: lite.Message, version: Version) -> None:
-    with pytest.raises(ValueError, match=f"{version} has no frame ranges"):
+    problem = "has no frame ranges" if message.exists_in(version) else "there is no Fetch in"
+    with pytest.raises(ValueError, match=problem):
         message.encode(version)
 
 

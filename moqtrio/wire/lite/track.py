@@ -79,6 +79,9 @@ class TrackInfo(Message):
 class Fetch(Message):
     """Asks for one group, or some of its frames; bare frames are the answer.
 
+    Drafts 03 and 04 describe it too, but their frames have no timestamps and nothing to read
+    them by, and nobody serves it there.
+
     Attributes:
         broadcast: the broadcast's path.
         track: the track's name.
@@ -87,6 +90,8 @@ class Fetch(Message):
         frame_start, frame_end: the frames ``[frame_start, frame_end)`` of it, at least one;
             None is all that follow. Before draft 06 all frames are what can be asked for.
     """
+
+    since: ClassVar[int] = 5
 
     broadcast: str
     track: str
