@@ -297,10 +297,11 @@ def test_group_stream_header_that_lies(version: Version, body: str) -> None:
 
 def test_group_stream_headers_of_the_neighbour_version() -> None:
     for version, other in ((LITE_05, LITE_06), (LITE_06, LITE_05)):
-        data = lite.encode_group_header(5, 5, other) + bytes(20)
-        with pytest.raises(DecodeError):
-            lite.decode_uni_header(data, version)
-        assert lite.decode_group_header(data, version) is None
+        header = lite.encode_group_header(5, 5, other)
+        for data in (header, header + bytes(20)):
+            with pytest.raises(DecodeError):
+                lite.decode_uni_header(data, version)
+            assert lite.decode_group_header(data, version) is None
 
 
 @by_version
