@@ -78,6 +78,9 @@ async def _send(connection: QmuxConnection, link: MessageLink, until: trio.Cance
 
 
 async def _keep_time(connection: QmuxConnection) -> None:
+    # The one time the deadline comes nearer is when the peer has declared itself.
+    with trio.move_on_at(connection.deadline()):
+        await connection.ready.wait()
     while connection.closed is None:
-        await trio.sleep_until(connection.deadline())
         connection.fire(trio.current_time())
+        await trio.sleep_until(connection.deadline())
