@@ -20,6 +20,8 @@ nox.options.sessions = ["lint", "typing", "tests"]
 
 ROOT = Path(__file__).parent
 IN_PARALLEL = ("--numprocesses=auto", "--dist=worksteal")
+# They need other implementations, or a browser, and have sessions of their own.
+WITHOUT_PEERS = ("--ignore=tests/interop", "--ignore=tests/browser")
 PYPROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 
 
@@ -59,9 +61,9 @@ def demo(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything but interoperability with other implementations."""
+    """Everything but interoperability with other implementations, and with browsers."""
     install(session, "test")
-    session.run("python", "-m", "pytest", "--ignore=tests/interop", *IN_PARALLEL, *session.posargs)
+    session.run("python", "-m", "pytest", *WITHOUT_PEERS, *IN_PARALLEL, *session.posargs)
 
 
 @nox.session
@@ -69,7 +71,7 @@ def coverage(session: nox.Session) -> None:
     """The tests once more, measured."""
     install(session, "test")
     session.run("coverage", "erase")
-    session.run("coverage", "run", "-m", "pytest", "--ignore=tests/interop", *session.posargs)
+    session.run("coverage", "run", "-m", "pytest", *WITHOUT_PEERS, *session.posargs)
     session.run("coverage", "combine", "--quiet")
     session.run("coverage", "report")
 
@@ -108,6 +110,16 @@ def interop(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """npm's @moq/net and the page of serve --web, in Chromium. Needs Chromium and npm."""
+    install(session, "test", "browser")
+    with session.chdir("tests/browser"):
+        quiet = ("--no-audit", "--no-fund", "--ignore-scripts")
+        session.run("npm", "ci", *quiet, external=True)
+    session.run("python", "-m", "pytest", "tests/browser", *IN_PARALLEL, *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure, beside aioquic and moq-rs in the same run. Never part of the tests."""
     install(session, "test", "interop")
@@ -119,7 +131,7 @@ def lowest(session: nox.Session) -> None:
     """The tests with the lowest versions pyproject.toml admits. Needs uv."""
     requirements = nox.project.dependency_groups(PYPROJECT, "test")
     session.install("--resolution", "lowest-direct", *requirements, "--editable", ".[cli,objects]")
-    session.run("python", "-m", "pytest", "--ignore=tests/interop", *session.posargs)
+    session.run("python", "-m", "pytest", *WITHOUT_PEERS, *session.posargs)
 
 
 @nox.session

@@ -12,7 +12,9 @@ collect_ignore_glob = [] if _IS_INSTALLED else ["test_*.py"]
 
 if _IS_INSTALLED:
     from browser_tools import NODE_MODULES, Server, launch_chromium, opened, serving, serving_npm
-    from playwright.sync_api import Browser, Page, sync_playwright
+    from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+    expect.set_options(timeout=15_000)
 
     @pytest.fixture(scope="session")
     def browser() -> Iterator[Browser]:
