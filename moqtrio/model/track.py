@@ -122,6 +122,7 @@ class Track:
         max_unanswered: int = 64,
         buffer_bytes: int = 2**20,
         cache_bytes: int = 16 * 2**20,
+        total_bytes: int = 64 * 2**20,
     ) -> ReplayRequests:
         """Answer for the track's old groups yourself: what subscriptions and fetches ask for
         that is not in memory arrives here as a request. Needs a running Trio.
@@ -136,6 +137,8 @@ class Track:
             buffer_bytes: memory for one group while it is written. Larger ones flow through.
             cache_bytes: memory for groups that were answered, for others who ask soon after.
                 The latest one stays in any case.
+            total_bytes: memory for all groups that are written or read at once. Beyond it
+                each of them has one frame at a time, and its writer waits for its readers.
 
         Raises ProtocolError where the track has a store, or has such a channel already that
         was not closed.
@@ -148,7 +151,7 @@ class Track:
                     "history: create a track without one"
                 )
             queue = RequestQueue(self.log, f"{self.broadcast}/{self.name}")
-        limits = RequestLimits(max_unanswered, buffer_bytes, cache_bytes)
+        limits = RequestLimits(max_unanswered, buffer_bytes, cache_bytes, total_bytes)
         requests = ReplayRequests(queue, limits)
         self.source = self._requests = queue
         return requests

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import pytest
 import trio
 from request_tools import Asker, make_track, start_askers
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from moqtrio.errors import ReplayError
-from moqtrio.model import ReplayRequests, ReplayWriter, Track
+from moqtrio.model import ReplayRequest, ReplayRequests, ReplayWriter, Track
 from moqtrio.model.source import End, GroupReader, Pending, Ready
 
 BUFFER = 4000
@@ -257,3 +259,49 @@ async def test_a_group_that_changed_meanwhile_does_not_end_like_a_whole_one(
         with pytest.raises(ReplayError, match="after 2 of its frames were sent") as caught:
             await read_on(found.value)
         assert not caught.value.retryable
+
+
+async def test_all_groups_together_are_bounded_and_who_reads_is_served(
+    nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Hundreds who ask for groups and never read them."""
+    track = make_track(1000)
+    requests = track.requests(total_bytes=2_000_000, cache_bytes=0)
+    largest = 0
+
+    async def answer() -> None:
+        nonlocal largest
+        while True:
+            request = await requests.receive()
+            nursery.start_soon(write, request)
+
+    async def write(request: ReplayRequest) -> None:
+        nonlocal largest
+        with suppress(trio.BrokenResourceError), request.accept() as group:
+            for _ in range(10):
+                await group.send_frame(bytes(50_000))
+                largest = max(largest, requests.statistics().total_bytes)
+
+    readers = []
+
+    async def neglect(sequence: int) -> None:
+        assert track.source is not None
+        while isinstance(found := track.source.poll_group(sequence), Pending):
+            await found.wait()
+        assert isinstance(found, Ready)
+        readers.append(found.value)
+
+    nursery.start_soon(answer)
+    for sequence in range(300):
+        nursery.start_soon(neglect, sequence)
+    await trio.sleep(2)
+    assert len(readers) > 30
+    honest = start_askers(nursery, track, 999)
+    await trio.sleep(20)
+    assert honest[0].answers == [[bytes(50_000)] * 10]
+    assert largest <= 2_000_000 + 300 * 60_000, "one frame for each"
+    assert requests.statistics().total_bytes <= 2_100_000, "nobody waits for those who do not read"
+    for reader in readers:
+        reader.close()
+    await trio.sleep(10)
+    assert requests.statistics().total_bytes == 0

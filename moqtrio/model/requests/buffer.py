@@ -20,11 +20,11 @@ from ...errors import ReplayError, StreamCode
 from ..frame import TIMESTAMP_END, Frame
 from ..log import TrackLog
 from ..source import END, End, Missing, Pending, Ready
+from .budget import PATIENCE, Budget
 from .demand import Demand
 
 logger: logging.Logger = logging.getLogger("moqtrio.requests")
 
-_PATIENCE = 5.0  # seconds for which slow readers may keep others waiting, in one group
 FRAME_OVERHEAD: Final = 128
 """What a frame takes in memory besides its payload, roughly."""
 
@@ -41,6 +41,8 @@ class GroupBuffer:
         log: its track's, for the clock and the largest frame.
         sequence: the group's.
         max_bytes: memory to take before the writer has to wait. One frame may exceed it.
+        budget: what it shares with others. The frames count as long as it is written, or
+            anybody reads it.
         on_change: called when it has ended, and when its beginning is let go.
 
     Attributes:
@@ -55,6 +57,7 @@ class GroupBuffer:
         sequence: int,
         *,
         max_bytes: int,
+        budget: Budget,
         on_change: Callable[[GroupBuffer], None],
     ) -> None:
         self.sequence: int = sequence
@@ -63,11 +66,13 @@ class GroupBuffer:
         self.size: int = 0
         self._log = log
         self._max_bytes = max_bytes
+        self._budget = budget
         self._on_change = on_change
         self._frames: list[Frame] = []
         self._base = 0  # the index in the group of the first frame that is kept
         self._positions: dict[object, int] = {}  # by reader: the index of its next frame
-        self._patience = _PATIENCE
+        self._patience = PATIENCE
+        self._taken_at = trio.current_time()
         self._grown: trio.Event | None = None
 
     # Writing
@@ -93,6 +98,7 @@ class GroupBuffer:
             raise ValueError(f"expected a timestamp in [0, 2**61) microseconds, got {timestamp_us}")
         self._frames.append(Frame(payload, timestamp_us))
         self.size += len(payload) + FRAME_OVERHEAD
+        self._budget.bytes += len(payload) + FRAME_OVERHEAD
         self._wake_readers()
 
     async def wait_room(self) -> None:
@@ -101,7 +107,10 @@ class GroupBuffer:
         self._check_wanted()
         while self._is_full():
             started = trio.current_time()
-            is_held_up = self._end_frame in self._positions.values()
+            positions = self._positions.values()
+            is_held_up = bool(positions) and (
+                self._end_frame in positions or self._budget.is_used_up()
+            )
             deadline = started + self._patience if is_held_up else math.inf
             await self.demand.wait_changed(deadline)
             self._check_wanted()
@@ -128,6 +137,10 @@ class GroupBuffer:
     def _end(self, end: Whole | ReplayError) -> None:
         if self.end is None:
             self.end = end
+            if self._positions:
+                self._budget.ended(self)
+            else:
+                self._budget.bytes -= self.size
             self._wake_readers()
             self.demand.notify()
             self._on_change(self)
@@ -137,16 +150,23 @@ class GroupBuffer:
             raise trio.BrokenResourceError(f"nobody wants group {self.sequence} any more")
 
     def _is_full(self) -> bool:
-        if self.size >= self._max_bytes:
+        if self._exceeds():
             self._let_go()
-        return self.size >= self._max_bytes
+        return self._exceeds()
+
+    def _exceeds(self) -> bool:
+        if self.size >= self._max_bytes:
+            return True
+        return self.size > 0 and self._budget.is_used_up()
 
     def _let_go(self) -> None:
         """Forget the frames that every reader has taken."""
         base = min(self._positions.values(), default=self._base)
         taken = base - self._base
         if taken:
-            self.size -= sum([len(f.payload) + FRAME_OVERHEAD for f in self._frames[:taken]])
+            freed = sum([len(f.payload) + FRAME_OVERHEAD for f in self._frames[:taken]])
+            self.size -= freed
+            self._budget.bytes -= freed
             del self._frames[:taken]
             self._base = base
             self._on_change(self)
@@ -163,6 +183,16 @@ class GroupBuffer:
     # Reading
 
     @property
+    def idle(self) -> float:
+        """Seconds for which nobody has taken anything."""
+        return trio.current_time() - self._taken_at
+
+    def drop_readers(self) -> None:
+        """Those who read it have to ask for it again."""
+        for reader in tuple(self._positions):
+            self.remove(reader)
+
+    @property
     def _end_frame(self) -> int:
         return self._base + len(self._frames)
 
@@ -172,12 +202,18 @@ class GroupBuffer:
 
     def add(self, reader: object) -> None:
         """One more reader, from the first frame on. Nothing must have been let go."""
+        if self.end is not None and not self._positions:
+            self._budget.bytes += self.size
+            self._budget.ended(self)
         self._positions[reader] = 0
         self.demand.join()
 
     def remove(self, reader: object) -> None:
         """A reader has gone. Idempotent."""
         if self._positions.pop(reader, None) is not None:
+            if self.end is not None and not self._positions:
+                self._budget.bytes -= self.size
+                self._budget.left(self)
             self.demand.leave()
 
     def take(self, reader: object, max_bytes: int) -> Sequence[Frame]:
@@ -192,6 +228,7 @@ class GroupBuffer:
             stop += 1
         if stop > start:
             self._positions[reader] = self._base + stop
+            self._taken_at = trio.current_time()
             self.demand.notify()
         return self._frames[start:stop]
 

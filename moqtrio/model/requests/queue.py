@@ -19,6 +19,7 @@ from ...errors import ProtocolError, ReplayError, StreamCode
 from ..log import TrackLog
 from ..source import Bounds, Missing, Pending, Ready
 from .answers import RecentAnswers
+from .budget import Budget
 from .buffer import BufferReader, GroupBuffer, Whole
 from .demand import Demand
 from .writer import forgotten
@@ -37,11 +38,13 @@ class RequestLimits:
         max_unanswered: requests the application may have taken and not answered.
         buffer_bytes: memory for a group while it is written.
         cache_bytes: memory for finished groups that others may still ask for.
+        total_bytes: memory for all groups that are written or read.
     """
 
     max_unanswered: int = attrs.field(default=64, validator=attrs.validators.ge(1))
     buffer_bytes: int = attrs.field(default=2**20, validator=attrs.validators.ge(1))
     cache_bytes: int = attrs.field(default=16 * 2**20, validator=attrs.validators.ge(0))
+    total_bytes: int = attrs.field(default=64 * 2**20, validator=attrs.validators.ge(1))
 
 
 @attrs.frozen
@@ -54,6 +57,7 @@ class RequestStatistics:
         writing: groups that are being written.
         writing_bytes: memory they take.
         cached_bytes: memory that finished groups take, for those who ask later.
+        total_bytes: memory that groups take while they are written or read.
     """
 
     waiting: int
@@ -61,6 +65,7 @@ class RequestStatistics:
     writing: int
     writing_bytes: int
     cached_bytes: int
+    total_bytes: int = 0
 
 
 class Entry:
@@ -123,6 +128,7 @@ class RequestQueue:
         self._log = log
         self._epoch = secrets.randbits(62)
         self._limits = RequestLimits()
+        self._budget = Budget(self._limits.total_bytes)
         self._entries: dict[int, Entry] = {}  # those who ask may join, longest waiting first
         self._unanswered: set[Entry] = set()
         self._joinable: dict[int, GroupBuffer] = {}  # being written, and whole
@@ -140,6 +146,7 @@ class RequestQueue:
             )
         self.is_open = True
         self._limits = limits
+        self._budget.limit = limits.total_bytes
         self._answers = RecentAnswers(limits.cache_bytes)
 
     def close(self) -> None:
@@ -168,6 +175,7 @@ class RequestQueue:
             writing=len(self._writing),
             writing_bytes=sum(buffer.size for buffer in self._writing),
             cached_bytes=self._answers.bytes,
+            total_bytes=self._budget.bytes,
         )
 
     # For those who want groups.
@@ -256,6 +264,7 @@ class RequestQueue:
             self._log,
             entry.sequence,
             max_bytes=self._limits.buffer_bytes,
+            budget=self._budget,
             on_change=self._changed,
         )
         if self.is_withdrawn(entry):
