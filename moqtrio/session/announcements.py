@@ -26,6 +26,9 @@ from .control import ControlStream
 MAX_ANNOUNCED = 65536
 """Broadcasts a peer may have announced at once on one stream."""
 
+MAX_ANNOUNCED_CHARACTERS = 4 * 2**20
+"""How long their paths may be, taken together."""
+
 _LARGEST_COST = 2**62 - 1
 _NAMED = 5
 
@@ -66,6 +69,7 @@ class Announcements(trio.abc.ReceiveChannel[Announcement]):
         self._link_cost = link_cost
         self._on_gone = on_gone
         self._active: dict[str, Announcement] = {}
+        self._characters = 0
         self._ready: deque[Announcement] = deque()
         self._end: Exception | None = None
         self.initial: int | None = None if hello is None else hello.active_count
@@ -113,10 +117,17 @@ class Announcements(trio.abc.ReceiveChannel[Announcement]):
         known = self._active.get(path)
         if known is not None and not _is_same(known.hops, hops):
             self._remove(path)
-        if len(self._active) >= MAX_ANNOUNCED and path not in self._active:
-            self._control.reset(StreamCode.NO_CAPACITY)
-            self._finish(DecodeError(f"the peer announced more than {MAX_ANNOUNCED} broadcasts"))
-            return
+        if path not in self._active:
+            if not self._has_room(path):
+                self._control.reset(StreamCode.NO_CAPACITY)
+                self._finish(
+                    DecodeError(
+                        f"expected at most {MAX_ANNOUNCED} broadcasts at once, and "
+                        f"{MAX_ANNOUNCED_CHARACTERS} characters in their paths"
+                    )
+                )
+                return
+            self._characters += len(path)
         cost, cold_cost = (
             min(each + self._link_cost, _LARGEST_COST) for each in (message.cost, message.cold_cost)
         )
@@ -124,9 +135,15 @@ class Announcements(trio.abc.ReceiveChannel[Announcement]):
         self._active[path] = found
         self._ready.append(found)
 
+    def _has_room(self, path: str) -> bool:
+        if len(self._active) >= MAX_ANNOUNCED:
+            return False
+        return self._characters + len(path) <= MAX_ANNOUNCED_CHARACTERS
+
     def _remove(self, path: str) -> None:
         known = self._active.pop(path, None)
         if known is not None:
+            self._characters -= len(path)
             self._ready.append(attrs.evolve(known, active=False))
             self._on_gone(path)
 

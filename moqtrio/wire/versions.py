@@ -48,7 +48,7 @@ LITE_03 = Version("moq-lite-03", alpn="moq-lite-03", family=Family.LITE, draft=3
 VERSIONS: tuple[Version, ...] = (LITE_06, LITE_05, LITE_04, LITE_03)
 """All versions there is a codec for, newest first."""
 
-OFFERED: tuple[Version, ...] = (LITE_05,)
+OFFERED: tuple[Version, ...] = VERSIONS
 """What an endpoint offers and accepts unless told otherwise, newest (preferred) first."""
 
 _BY_ALPN = {version.alpn: version for version in VERSIONS}

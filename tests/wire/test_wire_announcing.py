@@ -198,6 +198,26 @@ def test_no_more_are_remembered_than_allowed() -> None:
         decoder.next_announce()
 
 
+def test_long_names_are_not_remembered_without_end() -> None:
+    names = [f"{number:05}" + "n" * 60_000 for number in range(70)]
+    encoder, decoder = AnnounceEncoder(LITE_06), MessageDecoder(LITE_06)
+    decoder.feed(b"".join(encoder.encode(Announce(ACTIVE, name)) for name in names))
+    remembered = 0
+    with pytest.raises(DecodeError, match="at most 4194304 characters in the names"):  # noqa: PT012  # at which of them is the point
+        while decoder.next_announce() is not None:
+            remembered += 1
+    assert remembered == 4 * 2**20 // 60_005
+
+
+def test_names_that_have_ended_make_room() -> None:
+    encoder, decoder = AnnounceEncoder(LITE_06), MessageDecoder(LITE_06)
+    for number in range(200):
+        name = f"{number:05}" + "n" * 60_000
+        for status in (ACTIVE, ENDED):
+            decoder.feed(encoder.encode(Announce(status, name)))
+            assert decoder.next_announce() is not None
+
+
 def test_what_has_ended_is_forgotten() -> None:
     decoder = MessageDecoder(LITE_06)
     tracemalloc.start()

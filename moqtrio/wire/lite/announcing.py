@@ -13,6 +13,7 @@ from .announce import Announce, AnnounceEnd, AnnounceOk, AnnounceStart, Announce
 from .codes import UNKNOWN_HOP, AnnounceStatus
 
 DEFAULT_MAX_ANNOUNCED = 65536
+_MAX_CHARACTERS = 4 * 2**20
 
 NumberedAnnounce = AnnounceStart | AnnounceEnd | AnnounceUpdate
 
@@ -98,15 +99,17 @@ class AnnounceNumbers:
     """Which broadcast each number of one announce stream is, on the side that reads it.
 
     Args:
-        max_announced: more broadcasts than these at once are an error.
+        max_announced: more broadcasts than these at once are an error; so are more than
+            four million characters in their names.
     """
 
-    __slots__ = ("_active", "_max_announced", "_started", "_suffixes")
+    __slots__ = ("_active", "_characters", "_max_announced", "_started", "_suffixes")
 
     def __init__(self, max_announced: int = DEFAULT_MAX_ANNOUNCED) -> None:
         self._max_announced = max_announced
         self._suffixes: dict[int, str] = {}
         self._active: set[str] = set()
+        self._characters = 0
         self._started = 0
 
     def resolve(self, message: NumberedAnnounce) -> Announce:
@@ -130,6 +133,7 @@ class AnnounceNumbers:
             return _announce(AnnounceStatus.RESTART, suffix, message)
         del self._suffixes[announce_id]
         self._active.discard(suffix)
+        self._characters -= len(suffix)
         return Announce(AnnounceStatus.ENDED, suffix)
 
     def _start(self, suffix: str) -> None:
@@ -139,6 +143,12 @@ class AnnounceNumbers:
             raise DecodeError(
                 f"expected at most {self._max_announced} broadcasts at once, got one more"
             )
+        if self._characters + len(suffix) > _MAX_CHARACTERS:
+            raise DecodeError(
+                f"expected at most {_MAX_CHARACTERS} characters in the names of all broadcasts, "
+                f"got {self._characters} and {len(suffix)} more"
+            )
+        self._characters += len(suffix)
         self._suffixes[self._started] = suffix
         self._active.add(suffix)
         self._started += 1
