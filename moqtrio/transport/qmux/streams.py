@@ -58,6 +58,10 @@ class QmuxSendHalf(SendHalf):
         self.rivals: NewestFirst[QmuxSendHalf] | None = None  # with whom it shares places
         self.rank: int = 0  # among them
 
+    def __lt__(self, other: QmuxSendHalf) -> bool:
+        # Who took over a place meets, in the outbox's heap, what its owner left there.
+        return self._stream_id < other._stream_id
+
     @property
     def priority(self) -> int:
         """Higher goes first."""

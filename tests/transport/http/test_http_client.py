@@ -10,7 +10,7 @@ import pytest
 import trio
 from cryptography.hazmat.primitives.serialization import Encoding
 from wsproto.connection import ConnectionType
-from wsproto.events import AcceptConnection
+from wsproto.events import AcceptConnection, Request
 from wsproto.handshake import H11Handshake
 
 from moqtrio.errors import ConnectError
@@ -150,7 +150,8 @@ async def test_a_server_that_upgrades_and_says_no_more() -> None:
             handshake = H11Handshake(ConnectionType.SERVER)
             handshake.receive_data(await stream.receive_some())
             (asked,) = handshake.events()
-            accept = AcceptConnection(subprotocol=asked.subprotocols[0])  # type: ignore[union-attr]  # the request
+            assert isinstance(asked, Request)
+            accept = AcceptConnection(subprotocol=asked.subprotocols[0])
             await stream.send_all(handshake.send(accept))
             await trio.sleep_forever()
 

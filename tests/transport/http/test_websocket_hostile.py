@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager, suppress
+from typing import Any
 
 import pytest
 import trio
@@ -101,7 +102,7 @@ class Accepted:
 
 @asynccontextmanager
 async def hostile_client(
-    declare: bool = True, **settings: float | None
+    declare: bool = True, **settings: Any
 ) -> AsyncIterator[tuple[Client, Accepted]]:
     """A client after the handshake, and the server it talks to. The server must live."""
     accepted = Accepted()

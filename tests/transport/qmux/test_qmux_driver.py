@@ -184,6 +184,6 @@ async def test_what_is_urgent_overtakes_what_waits(autojump_clock: MockClock) ->
         urgent.send_nowait(b"now", finish=True)
         assert await read_all(await pair.far.accept_uni()) == b"now"
         # What had come, what was on its way, and what shares a write with it.
-        assert receiver._buffered <= 3 * 32 * 1024
+        assert pair.far.statistics().receive_buffered <= 3 * 32 * 1024
         bulk.finish()
         assert len(await read_all(receiver)) == 200_000

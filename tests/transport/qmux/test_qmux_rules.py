@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import trio
 
 from moqtrio.errors import SessionCode, StreamReset
+from moqtrio.transport.newest_first import NewestFirst
 from moqtrio.transport.qmux import QmuxConnection
 from moqtrio.transport.qmux.errors import QmuxCode
 from moqtrio.transport.qmux.frames import (
@@ -261,6 +264,12 @@ async def test_the_peers_end_says_whose_it_is() -> None:
     assert (end.code, end.remote) == (SessionCode.INTERNAL, True)
     assert end.reason == "qmux FLOW_CONTROL_ERROR: no reason given"
 
+    unknown = open_connection()
+    unknown.feed(encode_close(1002, "Protocol violation", by_application=False))
+    end = unknown.closed
+    assert end is not None
+    assert end.reason == "qmux error 0x3ea: Protocol violation"
+
 
 async def test_a_close_before_anything_was_sent_follows_the_parameters() -> None:
     connection = make_connection()
@@ -294,6 +303,57 @@ async def test_messages_are_as_large_as_they_may_be_and_not_larger() -> None:
     assert len(messages) == 7
     assert max(map(len, messages)) <= 16382
     assert min(map(len, messages[:-1])) > 16300
+
+
+def sent_order(connection: QmuxConnection) -> list[int]:
+    """The streams that are sent, in the order in which they begin."""
+    frames = [frame for frame in taken(connection) if isinstance(frame, StreamFrame)]
+    return [frame.stream_id >> 2 for frame in frames if not frame.offset]
+
+
+async def test_the_newest_of_rivals_goes_first_in_the_place_of_any() -> None:
+    connection = open_connection()
+    rivals: NewestFirst[Any] = NewestFirst()
+    streams = [connection.open_uni_nowait() for _ in range(5)]
+    for rank, stream in enumerate(streams):
+        if rank != 2:
+            stream.share_places(rivals, rank)
+        stream.send_nowait(b"x" * 100, finish=True)
+    # The third is no rival: its place stays its own.
+    assert sent_order(connection) == [4, 3, 2, 1, 0]
+
+    more = [connection.open_uni_nowait() for _ in range(4)]
+    for rank, stream in enumerate(more):
+        stream.send_nowait(b"x" * 100, finish=True)
+        stream.share_places(rivals, rank)
+    more[3].share_places(None, 0)
+    more[2].reset(1)
+    assert sent_order(connection) == [6, 5, 8]
+
+
+async def test_a_stream_that_has_begun_is_not_overtaken_by_its_rivals() -> None:
+    connection = open_connection()
+    rivals: NewestFirst[Any] = NewestFirst()
+    first, second = connection.open_uni_nowait(), connection.open_uni_nowait()
+    for rank, stream in enumerate((first, second)):
+        stream.share_places(rivals, rank)
+    first.send_nowait(bytes(40_000), finish=True)
+    assert len(connection.take(16_000)) == 1
+    second.send_nowait(b"newer", finish=True)
+    frames = [frame for frame in taken(connection) if isinstance(frame, StreamFrame)]
+    assert [frame.stream_id for frame in frames] == [first.stream_id] * 2 + [second.stream_id]
+
+
+async def test_priorities_may_change_while_bytes_wait() -> None:
+    connection = open_connection()
+    streams = [connection.open_uni_nowait() for _ in range(3)]
+    for stream in streams:
+        stream.send_nowait(b"x", finish=True)
+    streams[2].set_priority(9)
+    streams[0].set_priority(3)
+    assert connection._outbox.unsent_at == {0: 1, 3: 1, 9: 1}
+    assert sent_order(connection) == [2, 0, 1]
+    assert connection._outbox.unsent_at == {}
 
 
 async def test_draft_00_has_one_frame_in_a_message() -> None:
