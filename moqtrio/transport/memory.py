@@ -124,8 +124,9 @@ class _MemoryReceiveHalf(ReceiveHalf):
         peer._connection._send_halves.pop(self._stream_id, None)
         peer._stopped_by_peer(code)
         peer._connection._notify_writable()
-        self._ended = True
-        self._consumed()
+        if self._closed:
+            self._ended = True
+            self._consumed()
 
     def _consumed(self) -> None:
         self._connection._receive_over(self)

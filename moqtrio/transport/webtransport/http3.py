@@ -12,7 +12,6 @@ import logging
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import attrs
 import trio
 from aioquic.buffer import encode_uint_var
 
@@ -41,6 +40,7 @@ from .frames import (
     encode_settings,
     own_settings,
 )
+from .prefix import Prefix
 from .records import read_varint
 from .session import WebTransportSession
 
@@ -70,7 +70,7 @@ class Http3Connection(abc.ABC):
         self._settings_arrived = trio.Event()
         self._last_goaway: int | None = None
         self._dawdling = trio.Semaphore(_MOST_DAWDLING)
-        self._carrier.on_writable(self._carrier_changed)
+        self._leave_carrier = carrier.on_writable(self._carrier_changed)
 
     def start(self, nursery: trio.Nursery) -> None:
         """Serve the connection in tasks of ``nursery``."""
@@ -111,6 +111,7 @@ class Http3Connection(abc.ABC):
             return
         for session in tuple(self._sessions.values()):
             session.close(code, reason)
+        self._leave_carrier()
         # A peer that never reads the capsule learns the same from the connection's end.
         self._carrier._flush_now()
         wire = stream_code_to_wire(code) if code else int(H3Code.NO_ERROR)
@@ -164,8 +165,9 @@ class Http3Connection(abc.ABC):
 
     def _route_arrived(self) -> None:
         """Route what can be before a session ends: what came before the end is its own."""
-        self._carrier._accepted_uni.extend(list(self._sort_uni()))
-        self._carrier._accepted_bidi.extend(list(self._sort_bidi()))
+        late_uni, late_bidi = list(self._sort_uni()), list(self._sort_bidi())
+        self._carrier._accepted_uni.extend(late_uni)
+        self._carrier._accepted_bidi.extend(late_bidi)
 
     def _sort_uni(self) -> Iterator[ReceiveHalf]:
         """Route the streams whose first bytes are there; the others come out."""
@@ -354,6 +356,8 @@ class Http3Connection(abc.ABC):
             session.closed_by_peer(
                 SessionCode.INTERNAL, f"the CONNECT stream was reset ({describe_code(error.code)})"
             )
+        except trio.ClosedResourceError:
+            pass  # the peer took too long to confirm the end
         except MessageError as error:
             connect.stop(error.code.on_wire)
             session._connect.reset(error.code.on_wire)
@@ -391,26 +395,3 @@ def _is_over(receiver: ReceiveStream) -> bool:
         return True
     except trio.WouldBlock:
         return False
-
-
-@attrs.frozen
-class Prefix:
-    """What a stream starts with: what it is, and whose."""
-
-    kind: int
-    session_id: int
-    taken: bytes
-
-    @classmethod
-    def of(cls, data: bytes, mark: int) -> Prefix | None:
-        """The prefix of a stream, or None while it is not all there. Only after the type
-        ``mark`` comes the number of a session."""
-        kind = read_varint(data)
-        if kind is None:
-            return None
-        if kind[0] != mark:
-            return cls(kind[0], 0, data[: kind[1]])
-        session_id = read_varint(data, kind[1])
-        if session_id is None:
-            return None
-        return cls(kind[0], session_id[0], data[: session_id[1]])

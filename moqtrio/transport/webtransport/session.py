@@ -9,6 +9,7 @@ from typing import TypeVar
 import attrs
 import trio
 from aioquic.buffer import encode_uint_var
+from cryptography import x509
 
 from ...errors import MoqError, SessionClosed, SessionCode
 from ..accepting import AcceptingConnection
@@ -59,8 +60,7 @@ class WebTransportSession(AcceptingConnection):
         """The peer said so, or ended the CONNECT stream."""
         if self._end is None:
             self._terminate(SessionClosed(reason, code=code, remote=True))
-            with contextlib.suppress(MoqError, trio.ClosedResourceError, trio.WouldBlock):
-                self._connect.finish()
+            self._connect.finish()
         self.dismiss_streams()
 
     def dismiss_streams(self) -> None:
@@ -83,7 +83,7 @@ class WebTransportSession(AcceptingConnection):
 
     def carrier_closed(self, end: SessionClosed) -> None:
         """The connection under the session is over."""
-        self._terminate(_translate(end), discard=not end.remote)
+        self._terminate(_translate(end))
 
     def carrier_writable(self) -> None:
         """Something can be written or opened again on the connection."""
@@ -227,6 +227,10 @@ class WebTransportSession(AcceptingConnection):
     @property
     def remote_address(self) -> str:
         return self._carrier.remote_address
+
+    @property
+    def peer_certificate(self) -> x509.Certificate | None:
+        return self._carrier.peer_certificate
 
     @property
     def peer_window(self) -> int:
