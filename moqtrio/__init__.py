@@ -29,6 +29,7 @@ from .model import (
     ReplayRequest,
     ReplayRequests,
     ReplayWriter,
+    Route,
     Track,
     TrackInfo,
 )
@@ -87,6 +88,7 @@ __all__ = [
     "ReplayWriter",
     "RequestError",
     "ResumingSubscription",
+    "Route",
     "ServerTls",
     "Session",
     "SessionClosed",

@@ -23,6 +23,7 @@ from .expiry import Expiry
 from .live import PARKED, LiveReader, Parked
 from .reopened import ReopenedReader
 from .retry import Retries, RetryingReader, RetryPolicy, SourceTries
+from .window import WindowStart
 
 Reader = LiveReader | GroupReader
 
@@ -62,6 +63,8 @@ class Resolver:
         max_latency: seconds a group may lag behind the latest; beyond it is dropped, unless
             it is history that was asked for.
         retry: how a failing source is asked again.
+        window: how many seconds before the latest group, by their timestamps, the first may be;
+            0 is the latest alone. Only where there is a ``start``.
 
     Attributes:
         retries: the tries of this subscription; whoever reads its groups tells them, too.
@@ -78,16 +81,23 @@ class Resolver:
         priority: int = 0,
         max_latency: float = math.inf,
         retry: RetryPolicy | None = None,
+        window: float = math.inf,
     ) -> None:
         self.cursor: int | None = start
         self.end: int | None = end
         self.priority: int = priority
         self.retries: Retries = Retries(retry)
         self.expiry: Expiry = Expiry(log, max_latency)
-        if start is not None:
-            self.expiry.exempt_end = log.edge
         self._log = log
         self._source = source
+        self._window: WindowStart | None = None
+        self._latest_only = window <= 0
+        if start is not None and window == math.inf:
+            self.expiry.exempt_end = log.edge
+        elif start is not None and window > 0:
+            self._window = WindowStart(log, source, start, window)
+            # Who asks for the recent past alone may mean the latest group, which is not past.
+            self.expiry.exempt_end = log.edge if log.latest is None else log.latest
         self._found: Reader | None = None
         self._tries = SourceTries(self.retries)
 
@@ -101,8 +111,15 @@ class Resolver:
         """
         log = self._log
         log.evict()
-        if self.cursor is None:
-            self.cursor = self._latest()
+        if self.cursor is None or self._latest_only:
+            self.cursor = max(self.cursor or 0, self._latest())
+            self._latest_only = False
+        if self._window is not None:
+            young = self._window.poll()
+            if isinstance(young, Pending):
+                return young
+            self.cursor = max(self.cursor, young.value)
+            self._window = None
         while self.cursor < log.edge:
             group = log.get(self.cursor)
             if group is not None:
@@ -180,6 +197,9 @@ class Resolver:
 
     def close(self) -> None:
         """Let go of what was found and not taken."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
         if self._found is not None:
             self._found.close()
             self._found = None

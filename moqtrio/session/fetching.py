@@ -8,6 +8,7 @@ from ..model import Track, Wakeup
 from ..replay import Expiry
 from ..replay.resolver import Reader
 from ..transport.connection import Connection, SendStream
+from .frame_slice import FrameSlice
 from .group_sender import GroupSender, Progress
 from .pins import PinLimit
 
@@ -18,14 +19,21 @@ async def send_group(
     track: Track,
     reader: Reader,
     pins: PinLimit,
+    frames: FrameSlice | None = None,
 ) -> None:
-    """Send every frame of the group, as they come and as the peer takes them, then FIN.
+    """Send the frames of the group, as they come and as the peer takes them, then FIN.
+    All of them, unless ``frames`` says which.
 
     Raises ReplayError where the group cannot be completed, and what the stream raises.
     Cancelling it leaves the stream unfinished.
     """
     sender = GroupSender(
-        reader, Expiry(track.log), lambda: stream, header=b"", timescale=track.info.timescale
+        reader,
+        Expiry(track.log),
+        lambda: stream,
+        header=b"",
+        timescale=track.info.timescale,
+        frames=frames,
     )
     wakeup = Wakeup()
     remove_log = track.log.watchers.add(wakeup.set)

@@ -13,6 +13,7 @@ from ..replay import End, Expiry, LiveReader, Parked, Pending, Ready
 from ..replay.resolver import Reader
 from ..transport.connection import SendStream
 from ..wire.lite import encode_frames
+from .frame_slice import FrameSlice
 
 PIECE_BYTES = 64 * 1024
 _PIECES_PER_TURN = 4
@@ -43,7 +44,8 @@ class GroupSender:
         expiry: when it is too old.
         open_stream: opens the stream it goes on; may raise trio.WouldBlock.
         header: what goes before the first frame.
-        timescale: timestamp units per second on the wire.
+        timescale: timestamp units per second on the wire; None leaves the timestamps out.
+        frames: which of its frames; None for all.
 
     Attributes:
         blocked_since: Trio time since when the subscriber has taken nothing; None if it does.
@@ -53,13 +55,14 @@ class GroupSender:
         is_parked: whether all there is of it was sent, when it was last advanced.
         sequence: the group.
         sent: the bytes the transport has taken.
-        taken: the frames that were read and encoded.
+        taken: the frame that is to be read next: those before it were encoded, or skipped.
     """
 
     __slots__ = (
         "_answer",
         "_expiry",
         "_finish",
+        "_frames",
         "_open_stream",
         "_pending",
         "_piece",
@@ -85,12 +88,14 @@ class GroupSender:
         open_stream: Callable[[], SendStream],
         *,
         header: bytes,
-        timescale: int,
+        timescale: int | None,
+        frames: FrameSlice | None = None,
     ) -> None:
         self._reader = reader
         self._expiry = expiry
         self._open_stream = open_stream
         self._timescale = timescale
+        self._frames = frames
         self._ticks = 0
         self._prefix = header
         self._answer: Ready[Sequence[Frame]] | Pending | Parked | End | None = None
@@ -164,6 +169,8 @@ class GroupSender:
         self._reader.close()
         self._reader = reader
         self._answer = None  # it was not taken
+        if self._frames is not None:
+            self._frames.seek(self.taken)
         self.is_live = isinstance(reader, LiveReader)
 
     def close(self) -> None:
@@ -175,7 +182,7 @@ class GroupSender:
         """Make the next piece; or say what there is to wait for."""
         answer = self._answer
         if answer is None:
-            answer = self._reader.poll_frames(PIECE_BYTES)
+            answer = self._poll()
         self._answer = None
         if isinstance(answer, Ready):
             if self.first_us is None:
@@ -185,10 +192,12 @@ class GroupSender:
             self._piece, self._ticks = encode_frames(
                 answer.value, self._ticks, self._timescale, prefix=self._prefix
             )
+            if self._frames is not None and not self.taken:
+                self.taken = self._frames.start
             self.taken += len(answer.value)
             self._prefix = b""
             # The end often follows at once; then it goes out with the last frame.
-            answer = self._answer = self._reader.poll_frames(PIECE_BYTES)
+            answer = self._answer = self._poll()
             self._finish = isinstance(answer, End)
             if not isinstance(answer, Ready):
                 self._answer = None
@@ -205,6 +214,11 @@ class GroupSender:
             self._pending = answer
             return Progress.PENDING
         return Progress.PARKED
+
+    def _poll(self) -> Ready[Sequence[Frame]] | Pending | Parked | End:
+        if self._frames is not None:
+            return self._frames.poll(self._reader, PIECE_BYTES)
+        return self._reader.poll_frames(PIECE_BYTES)
 
     def _note_blocked(self) -> None:
         if self.blocked_since is None:

@@ -20,10 +20,11 @@ from .answering import AnsweringTrack, refuse_subscription
 from .control import ControlStream
 from .epoch import find_epoch
 from .fetching import send_group
+from .frame_slice import FrameSlice
 from .goaway import Departure
-from .latency import LONGEST_LATENCY, to_wire
-from .patience import REQUEST_TIMEOUT, patiently
+from .latency import track_latency
 from .limits import Guard
+from .patience import REQUEST_TIMEOUT, patiently
 from .pins import PinLimit
 from .priorities import request_priority, stream_priority
 from .probe import serve_probe
@@ -167,7 +168,10 @@ class Publisher:
             else:
                 reader = await resolve_group(resolver)
                 pins = PinLimit(track.log, resolver, self._limits.pin_seconds)
-                await send_group(self._connection, control.send, track, reader, pins)
+                frames = None
+                if request.frame_start or request.frame_end is not None:
+                    frames = FrameSlice(request.frame_start, request.frame_end)
+                await send_group(self._connection, control.send, track, reader, pins, frames)
             control.finish()
             answered = True
         # What the transport has taken is still on its way, and a reset would take it back.
@@ -180,7 +184,7 @@ class Publisher:
         answer = lite.TrackInfo(
             priority=info.priority,
             ordered=info.ordered,
-            max_latency=_max_latency(track),
+            max_latency=track_latency(track),
             timescale=info.timescale,
         )
         await control.send_all(answer)
@@ -197,14 +201,6 @@ class Publisher:
         origin = Origin() if self._origin is None else self._origin
         with self.departure.standing():
             await serve_announcements(control, origin, request, self._peer_setup.now.origin)
-
-
-def _max_latency(track: Track) -> float:
-    """How long groups of the track are to be had. moq-rs believes it: its clients skip
-    groups that are older, by their timestamps, and its relays cache no longer."""
-    if track.info.max_latency is not None:
-        return to_wire(track.info.max_latency)
-    return track.log.limits.cache_age if track.source is None else LONGEST_LATENCY
 
 
 async def _cancel_when_unwanted(control: ControlStream, scope: trio.CancelScope) -> None:

@@ -24,19 +24,22 @@ from ..wire.lite import (
     Subscribe,
     SubscribeDrop,
     SubscribeEnd,
+    SubscribeOk,
     SubscribeResponse,
     SubscribeStart,
     SubscribeUpdate,
     encode_group_header,
+    has_timestamps,
 )
 from .ahead import Ahead
 from .control import ControlStream
 from .goaway import Departure
 from .group_sender import GroupSender, Progress
-from .latency import from_wire
+from .latency import from_wire, track_latency
 from .outgoing import OutgoingStreams
 from .pins import PinLimit
 from .priorities import request_priority
+from .wishes import frames_of, is_ordered, start_window
 
 logger: logging.Logger = logging.getLogger("moqtrio.session")
 
@@ -52,6 +55,8 @@ class ServingLimits:
             each holds about 128 KiB. Groups that were wholly handed to the transport,
             which has limits of its own, do not count: a long round trip does not slow
             the replay of small groups.
+        session_groups_blocked: groups that may wait so in all subscriptions of a session;
+            each may have one in any case.
         bytes_ahead: what may be sent of groups behind one that is not complete, if the
             subscriber's window is large enough for twice that. It may read that one first,
             and must have room for it.
@@ -62,6 +67,7 @@ class ServingLimits:
     """
 
     groups_blocked: int = 4
+    session_groups_blocked: int = 128
     bytes_ahead: int = 8 * 2**20
     pin_seconds: float = 5.0
     retry: RetryPolicy = attrs.Factory(RetryPolicy)
@@ -97,7 +103,10 @@ class SubscriptionServer:
         self._log = track.log
         self._id = request.subscribe_id
         priority = request_priority(request.priority, track.info)
-        self._outgoing = OutgoingStreams(connection, priority, ordered=request.ordered)
+        self._version = control.version
+        self._wishes = request.wishes
+        self._ordered = is_ordered(self._wishes, track.info, self._version)
+        self._outgoing = OutgoingStreams(connection, priority, ordered=self._ordered)
         self._limits = ServingLimits() if limits is None else limits
         self._resolver = Resolver(
             track.log,
@@ -107,11 +116,11 @@ class SubscriptionServer:
             priority=priority,
             max_latency=from_wire(request.max_latency),
             retry=self._limits.retry,
+            window=start_window(self._wishes, self._version),
         )
         self._pins = PinLimit(track.log, self._resolver, self._limits.pin_seconds)
         self._wakeup = Wakeup()
         self._senders: list[GroupSender] = []
-        self._ordered = request.ordered
         self._subscriptions = subscriptions
         self._departure = Departure(connection, control.version) if departure is None else departure
         self._ahead = Ahead()
@@ -188,10 +197,18 @@ class SubscriptionServer:
             self._resolver_wait(answer, nursery)
             return False
         self._started = True
-        final = self._log.final_sequence
-        if final is None or answer.value < final:
-            self._respond(SubscribeStart(answer.value))
+        self._announce_start(answer.value)
         return True
+
+    def _announce_start(self, start: int) -> None:
+        if SubscribeOk.exists_in(self._version):
+            info = self._track.info
+            latency = track_latency(self._track)
+            self._respond(SubscribeOk(info.priority, info.ordered, latency, start))
+            return
+        final = self._log.final_sequence
+        if final is None or start < final:
+            self._respond(SubscribeStart(start))
 
     def _start_groups(self, nursery: trio.Nursery) -> bool:
         """Begin groups while there are any and the subscriber keeps up; whether there is
@@ -202,7 +219,7 @@ class SubscriptionServer:
         for _ in range(_STARTS_PER_TURN):
             if (
                 self._resolver_waits is not None
-                or self._blocked >= self._limits.groups_blocked
+                or self._blocked >= self._most_blocked()
                 or self._is_far_ahead()
                 or not self._flush()
             ):
@@ -229,12 +246,16 @@ class SubscriptionServer:
         return True  # there may be more, after the others had their turn
 
     def _make_sender(self, reader: Reader) -> GroupSender:
+        sequence, version = reader.sequence, self._version
+        frames = frames_of(self._wishes, sequence)
+        first = 0 if frames is None else frames.start
         return GroupSender(
             reader,
             self._resolver.expiry,
-            partial(self._outgoing.open_stream, reader.sequence),
-            header=encode_group_header(self._id, reader.sequence, self._control.version),
-            timescale=self._track.info.timescale,
+            partial(self._outgoing.open_stream, sequence),
+            header=encode_group_header(self._id, sequence, version, first),
+            timescale=self._track.info.timescale if has_timestamps(version) else None,
+            frames=frames,
         )
 
     def _advance(self, sender: GroupSender, nursery: trio.Nursery) -> bool:
@@ -289,6 +310,10 @@ class SubscriptionServer:
         streams open in the order of their groups."""
         self._blocked += 1 if sender.stream is not None else self._limits.groups_blocked
 
+    def _most_blocked(self) -> int:
+        share = self._limits.session_groups_blocked // max(len(self._subscriptions), 1)
+        return max(min(self._limits.groups_blocked, share), 1)
+
     def _give_up(self, sender: GroupSender, error: ReplayError) -> None:
         """The group cannot be completed: its stream must not look as if it were."""
         logger.warning("group %d of %s: %s", sender.sequence, self._describe(), error)
@@ -304,7 +329,8 @@ class SubscriptionServer:
         final = self._log.final_sequence
         if final is not None and not self._end_sent:
             self._end_sent = True
-            self._respond(SubscribeEnd(final))
+            if SubscribeEnd.exists_in(self._version):
+                self._respond(SubscribeEnd(final))
 
     def _is_over(self) -> bool:
         """Whether every group up to the track's end is accounted for.
@@ -370,7 +396,7 @@ class SubscriptionServer:
         would otherwise wait for what was dropped, while what it does not read yet fills the
         connection's window and keeps the news from it.
         """
-        self._backlog += response.encode(self._control.version)
+        self._backlog += response.encode(self._version)
         self._flush()
 
     def _flush(self) -> bool:
@@ -401,11 +427,12 @@ class SubscriptionServer:
             self._resolver.raise_start(update.start)
         self._resolver.end = update.end
         self._resolver.expiry.set_max_latency(from_wire(update.max_latency))
-        self._ordered = update.ordered
+        self._wishes = update
+        self._ordered = is_ordered(update, self._track.info, self._version)
         self._stop_waiting_for_resolver()  # what is wanted now may be there
         priority = request_priority(update.priority, self._track.info)
         self._resolver.priority = priority
-        self._outgoing.set_request(priority, update.ordered, self._streams())
+        self._outgoing.set_request(priority, self._ordered, self._streams())
         self._wakeup.set()
 
     def _describe(self) -> str:

@@ -22,7 +22,10 @@ from moqtrio.session.session import open_session_over
 from moqtrio.transport.connection import BidiStream, Connection, ReceiveStream, SendStream
 from moqtrio.transport.memory import memory_connection_pair
 from moqtrio.transport.settings import TransportSettings
-from moqtrio.wire import LITE_05, lite
+from moqtrio.wire import LITE_05, LITE_06, Version, lite
+
+spoken: Version = LITE_06
+"""What sessions speak that are joined here; see the fixture ``each_version``."""
 
 
 @attrs.frozen
@@ -46,8 +49,8 @@ async def session_pair(
     """Both ends of a session; the server publishes ``origin``."""
     there, here = memory_connection_pair(settings=transport)
     async with (
-        open_session_over(here, LITE_05, publish=origin, settings=settings) as server,
-        open_session_over(there, LITE_05, publish=client_origin, settings=settings) as client,
+        open_session_over(here, spoken, publish=origin, settings=settings) as server,
+        open_session_over(there, spoken, publish=client_origin, settings=settings) as client,
     ):
         yield Pair(client, server, there, here)
 

@@ -8,7 +8,7 @@ import trio
 from moqtrio.model import Origin, TrackInfo
 from moqtrio.replay.memory import MemoryStore
 from moqtrio.session.control import ControlStream
-from moqtrio.session.publisher import LONGEST_LATENCY
+from moqtrio.session.latency import LONGEST_LATENCY
 from moqtrio.session.session import open_session_over
 from moqtrio.transport.connection import BidiStream, Connection
 from moqtrio.transport.memory import memory_connection_pair
