@@ -16,6 +16,7 @@ from typing import Literal
 
 import attrs
 import trio
+from cryptography import x509
 
 from ..errors import (
     DecodeError,
@@ -111,6 +112,12 @@ class Session:
     def remote_address(self) -> str:
         """The peer's address."""
         return self._connection.remote_address
+
+    @property
+    def peer_certificate(self) -> x509.Certificate | None:
+        """What the peer presented to say who it is, checked as this side's TLS settings
+        want it; None for a client that was not asked, or had none."""
+        return self._connection.peer_certificate
 
     @property
     def peer_path(self) -> str | None:
