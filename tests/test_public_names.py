@@ -41,6 +41,7 @@ PUBLIC = [
     "ReplayWriter",
     "RequestError",
     "ResumingSubscription",
+    "Route",
     "ServerTls",
     "Session",
     "SessionClosed",
