@@ -167,7 +167,10 @@ class ReconnectingSession:
         announcements = ResumingAnnouncements(self._links, prefix)
         async with open_scope() as nursery:
             await nursery.start(announcements.run)
-            yield announcements
+            try:
+                yield announcements
+            finally:
+                announcements.close()
 
     async def _ask(self, ask: Callable[[Session], Awaitable[T]]) -> tuple[T, Link]:
         """Ask until there is an answer; returns also who gave it."""

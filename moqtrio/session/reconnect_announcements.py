@@ -76,11 +76,15 @@ class ResumingAnnouncements(trio.abc.ReceiveChannel[Announcement]):
 
     async def aclose(self) -> None:
         """Stop following. Cancelling it changes nothing."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def close(self) -> None:
+        """Stop following at once. Never blocks; idempotent."""
         self._closed = True
         if self._scope is not None:
             self._scope.cancel()
         self._news.tell()
-        await trio.lowlevel.checkpoint()
 
     def _lose(self, inner: Announcements) -> None:
         if inner is not self._inner:
@@ -107,6 +111,7 @@ class ResumingAnnouncements(trio.abc.ReceiveChannel[Announcement]):
                         await nursery.start(self._follow, link)
                     except SessionClosed:
                         continue
+                    nursery.cancel_scope.shield = True  # it ends with the block that uses it
                     task_status.started()
                     task_status = trio.TASK_STATUS_IGNORED
             except (SessionClosed, RequestError) as error:

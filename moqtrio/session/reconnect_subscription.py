@@ -377,6 +377,9 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
         async with open_scope() as nursery:
             self._scope = nursery.cancel_scope
             link = await self._subscribe_first(nursery)
+            # It ends with the block that uses it, so that whoever reads there is cancelled, and
+            # does not find the groups closed.
+            nursery.cancel_scope.shield = True
             task_status.started()
             try:
                 while True:

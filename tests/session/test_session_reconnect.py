@@ -9,7 +9,7 @@ import trio
 from reconnect_tools import HOME, QUICK, Reader, World, payload, publish
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from moqtrio import Backoff, Gap, Origin, ResumingSubscription, Track
+from moqtrio import Backoff, Gap, Origin, ResumingSubscription, Track, TrackInfo
 from moqtrio.errors import (
     ConnectError,
     EpochChanged,
@@ -423,7 +423,9 @@ async def test_requests_in_progress_are_asked_again(autojump_clock: MockClock) -
         known = await session.track_info("b", "t")
         del world.servers[HOME]
         await world.cut()
-        infos, payloads, times = [], [], []
+        infos: list[TrackInfo] = []
+        payloads: list[bytes] = []
+        times: list[int] = []
 
         async def info() -> None:
             infos.append(await session.track_info("b", "t"))
