@@ -141,9 +141,12 @@ async def moq_rs_server() -> AsyncIterator[MoqRs]:
 
 
 @asynccontextmanager
-async def moq_rs_client(url: str, fingerprint: str) -> AsyncIterator[MoqRs]:
+async def moq_rs_client(
+    url: str, fingerprint: str, *certificate_and_key: str
+) -> AsyncIterator[MoqRs]:
     """A moq-rs client of whatever listens at ``url``."""
-    command = [sys.executable, "-m", f"{__package__}.peers.moq_rs", "connect", url, fingerprint]
+    peer = f"{__package__}.peers.moq_rs"
+    command = [sys.executable, "-m", peer, "connect", url, fingerprint, *certificate_and_key]
     async with running(MoqRs, command) as client:
         await client.expect("connected")
         yield client

@@ -23,7 +23,7 @@ class UdpProxy:
         self._server = ("127.0.0.1", server_port)
         self._inside = _open_socket("127.0.0.1")
         self._outside = _open_socket("127.0.0.1")
-        self._client: tuple[str, int] | None = None
+        self.client: tuple[str, int] | None = None
         self.port: int = self._inside.getsockname()[1]
         self.to_server: list[bytes] = []
         self.to_client: list[bytes] = []
@@ -41,8 +41,8 @@ class UdpProxy:
 
     def cut_off_client(self) -> None:
         """From now on the client's present address leads nowhere."""
-        assert self._client is not None
-        self.cut_off.add(self._client)
+        assert self.client is not None
+        self.cut_off.add(self.client)
 
     def rebind(self, host: str = "127.0.0.1") -> None:
         """Forget the mapping: the client comes from another port, or host, from now on."""
@@ -60,7 +60,7 @@ class UdpProxy:
             for data, source in _received(self._inside):
                 if source in self.cut_off:
                     continue
-                self._client = source
+                self.client = source
                 for each in self.outbound(data):
                     self.to_server.append(each)
                     self._outside.sendto(each, self._server)
@@ -72,11 +72,11 @@ class UdpProxy:
             except trio.ClosedResourceError:
                 continue  # moved
             for data, source in _received(self._outside):
-                if source != self._server or self._client is None or self._client in self.cut_off:
+                if source != self._server or self.client is None or self.client in self.cut_off:
                     continue
                 for each in self.inbound(data):
                     self.to_client.append(each)
-                    self._inside.sendto(each, self._client)
+                    self._inside.sendto(each, self.client)
 
 
 def _open_socket(host: str) -> socket.socket:

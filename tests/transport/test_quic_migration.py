@@ -199,10 +199,10 @@ async def test_a_client_whose_own_address_leads_nowhere_takes_another(
     caplog.set_level(logging.INFO, "moqtrio.transport")
     async with through_proxy() as (proxy, near, far):
         await exchange(near, far, 6)
-        old = proxy._client
+        old = proxy.client
         proxy.cut_off_client()
         await exchange(near, far, 7)
-        assert proxy._client != old
+        assert proxy.client != old
         assert near.closed is None
         assert "going on from another port" in caplog.text
 

@@ -1,8 +1,8 @@
 """A moq-rs endpoint that does what it is told, one JSON object per line.
 
 ``python -m PACKAGE.peers.moq_rs listen`` is a server whose clients share one origin, so it
-is a relay as well; ``... connect URL FINGERPRINT`` is a client. Both publish, subscribe,
-fetch and list announcements. A command is ``{"do": NAME, ...}``, where NAME is a method of
+is a relay as well; ``... connect URL FINGERPRINT [CERTIFICATE KEY]`` is a client. Both
+publish, subscribe, fetch and list announcements. A command is ``{"do": NAME, ...}``, where NAME is a method of
 :class:`Peer` and the rest its arguments; it is answered by ``{"type": "done", "do": NAME}``
 or ``{"type": "refused", ...}``. The end of standard input ends the program.
 """
@@ -188,11 +188,19 @@ async def hold(request: moq.Request) -> None:
 
 
 @asynccontextmanager
-async def connected(tasks: asyncio.TaskGroup, url: str, fingerprint: str) -> AsyncIterator[Peer]:
+async def connected(
+    tasks: asyncio.TaskGroup,
+    url: str,
+    fingerprint: str,
+    certificate: str | None = None,
+    key: str | None = None,
+) -> AsyncIterator[Peer]:
     published, received = moq.OriginProducer(), moq.OriginProducer()
     async with moq.connect(
         url,
         tls_fingerprints=[fingerprint],
+        tls_cert=certificate,
+        tls_key=key,
         websocket_enabled=url.startswith("ws"),
         reconnect=False,
         publish=published,
