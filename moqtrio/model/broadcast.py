@@ -69,6 +69,7 @@ class Broadcast:
         cache_bytes: int = 64 * 2**20,
         max_bytes: int = 256 * 2**20,
         first_sequence: int = 0,
+        datagrams: bool = False,
     ) -> Track:
         """Create a track.
 
@@ -88,6 +89,11 @@ class Broadcast:
             first_sequence: the number of the next group, where groups below it were
                 published before (see :meth:`Track.requests`). A store that knows of a
                 higher one goes on after that.
+            datagrams: send groups of one frame, of up to about 1,150 bytes, as datagrams to
+                subscribers that have reached the live edge: a little faster, and not again
+                when one is lost. Then its subscriber is told of a gap. What does not fit or
+                cannot be sent at once goes on a stream, as everything does where the
+                connection or the protocol version (before moq-lite-05) has no datagrams.
 
         Raises:
             ProtocolError: there is such a track, or the broadcast is closed.
@@ -110,6 +116,7 @@ class Broadcast:
             store=store,
             recording=recording,
             first_sequence=first_sequence,
+            datagrams=datagrams,
         )
         self._tracks[name] = track
         return track

@@ -61,6 +61,7 @@ class Track:
         name: its name within the broadcast.
         info: its fixed properties.
         log: the groups in memory (for sessions and recorders).
+        datagrams: whether live groups of one small frame may be sent as datagrams.
         source: where groups are looked for that have left memory, or None.
     """
 
@@ -75,10 +76,12 @@ class Track:
         store: TrackStore | None = None,
         recording: RecordingMode = "live",
         first_sequence: int = 0,
+        datagrams: bool = False,
     ) -> None:
         self.broadcast = broadcast
         self.name = name
         self.info: TrackInfo = TrackInfo() if info is None else info
+        self.datagrams: bool = datagrams
         self.log: TrackLog = TrackLog(limits, clock, recording=recording)
         self.log.begin_at(first_sequence)
         self._timeline: Timeline | None = None

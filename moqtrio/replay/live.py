@@ -7,7 +7,7 @@ from typing import Final
 
 from ..errors import ReplayError, StreamCode
 from ..model.frame import Frame
-from ..model.group import Aborted, Group
+from ..model.group import FINISHED, Aborted, Group
 from ..model.source import END, End, Ready
 
 
@@ -39,6 +39,14 @@ class LiveReader:
     def sequence(self) -> int:
         """The group's sequence."""
         return self._group.sequence
+
+    @property
+    def only_frame(self) -> Frame | None:
+        """The frame of a complete group that has but one, where all of it may be seen."""
+        group = self._group
+        if group.held_back or group.end is not FINISHED or len(group.frames) != 1:
+            return None
+        return group.frames[0]
 
     def poll_frames(self, max_bytes: int) -> Ready[Sequence[Frame]] | Parked | End:
         """The next frames; see :meth:`moqtrio.replay.GroupReader.poll_frames`."""

@@ -87,6 +87,11 @@ class OutgoingStreams:
                 expired.append(group.sequence)
         return expired
 
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether what comes next is live."""
+        return self._caught_up
+
     def catch_up(self) -> None:
         """The subscription has reached the live edge: when all it was sent is on its way, what
         follows goes before what others catch up with."""

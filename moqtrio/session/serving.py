@@ -29,10 +29,12 @@ from ..wire.lite import (
     SubscribeStart,
     SubscribeUpdate,
     encode_group_header,
+    has_datagrams,
     has_timestamps,
 )
 from .ahead import Ahead
 from .control import ControlStream
+from .datagrams import DatagramSender
 from .goaway import Departure
 from .group_sender import GroupSender, Progress
 from .latency import from_wire, track_latency
@@ -107,6 +109,9 @@ class SubscriptionServer:
         self._wishes = request.wishes
         self._ordered = is_ordered(self._wishes, track.info, self._version)
         self._outgoing = OutgoingStreams(connection, priority, ordered=self._ordered)
+        self._datagrams: DatagramSender | None = None
+        if track.datagrams and has_datagrams(self._version):
+            self._datagrams = DatagramSender(connection, self._id, track.info.timescale)
         self._limits = ServingLimits() if limits is None else limits
         self._resolver = Resolver(
             track.log,
@@ -228,6 +233,9 @@ class SubscriptionServer:
             if isinstance(answer, Ready):
                 if not isinstance(answer.value, LiveReader):
                     self._outgoing.fall_behind()
+                elif self._send_datagram(answer.value):
+                    moved = True
+                    continue
                 sender = self._make_sender(answer.value)
                 self._senders.append(sender)
                 self._ahead.begin(sender)
@@ -244,6 +252,14 @@ class SubscriptionServer:
                 self._at_edge = True
                 return moved
         return True  # there may be more, after the others had their turn
+
+    def _send_datagram(self, reader: LiveReader) -> bool:
+        return (
+            self._datagrams is not None
+            and self._outgoing.is_caught_up
+            and frames_of(self._wishes, reader.sequence) is None
+            and self._datagrams.send(reader)
+        )
 
     def _make_sender(self, reader: Reader) -> GroupSender:
         sequence, version = reader.sequence, self._version

@@ -34,6 +34,7 @@ from ..transport.connection import BidiStream, Connection, ConnectionStatistics,
 from ..wire import Version, lite
 from .announcements import Announcements, read_hello, wait_announced
 from .control import ControlStream
+from .datagrams import group_of, receive_datagrams
 from .goaway import GRACE, Departure, GoingAway
 from .group_stream import StreamGroupConsumer
 from .incoming import IncomingStreams
@@ -476,6 +477,8 @@ class Session:
                 nursery.start_soon(send_setup, self._connection, self._version, self._own_setup())
                 nursery.start_soon(self._accept_requests, nursery)
                 nursery.start_soon(streams.run, nursery)
+                if lite.has_datagrams(self._version):
+                    nursery.start_soon(receive_datagrams, self._connection, self)
         except* SessionClosed:
             pass
         except* ProtocolError as group:
@@ -523,6 +526,13 @@ class Session:
             except DecodeError as error:
                 logger.warning("%s: bad group %d: %s", self.remote_address, sequence, error)
         subscription.group_arrived(group)
+
+    def take_datagram(self, datagram: lite.Datagram) -> None:
+        """See ``datagrams.DatagramTaker``."""
+        subscription = self._subscriptions.get(datagram.subscribe_id)
+        if subscription is not None:
+            timescale = subscription.info.timescale
+            subscription.datagram_arrived(group_of(datagram, timescale))
 
     def _group(
         self, sequence: int, stream: ReceiveStream, info: TrackInfo, *, skip: int = 0

@@ -16,6 +16,7 @@ from ..errors import DecodeError, ProtocolError, RequestError, SessionClosed, St
 from ..model import RangeSet, TrackInfo, Wakeup
 from ..wire import Version
 from ..wire.lite import Subscribe, SubscribeDrop, SubscribeEnd, SubscribeOk
+from .datagrams import MAX_UNREAD, DatagramGroup
 from .group_stream import StreamGroupConsumer
 from .latency import to_wire
 from .subscribing import Asker, SubscribeStream
@@ -418,6 +419,11 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         else:
             self._arrived[sequence] = group
         self._wakeup.set()
+
+    def datagram_arrived(self, group: DatagramGroup) -> None:
+        """A group has come as a datagram. It is lost where too many have not been read."""
+        if len(self._arrived) + len(self._queue) < MAX_UNREAD:
+            self.group_arrived(group)
 
     def _is_late(self, sequence: int) -> bool:
         if self._cursor is not None and sequence < self._cursor:
