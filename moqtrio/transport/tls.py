@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import attrs
 import certifi
@@ -31,6 +32,8 @@ from .certificates import (
     normalise_fingerprint,
     read_certificates,
 )
+
+T = TypeVar("T")
 
 logger: logging.Logger = logging.getLogger("moqtrio.transport")
 
@@ -95,7 +98,7 @@ class ClientTls:
         """
         if self.ca_file is None:
             return None
-        return _to_pem(await trio.to_thread.run_sync(read_certificates, self.ca_file, "CA"))
+        return _to_pem(await _in_thread(partial(read_certificates, self.ca_file, "CA")))
 
     async def load_credentials(self) -> Credentials | None:
         """The client's own certificate and key, if it has any.
@@ -105,7 +108,7 @@ class ClientTls:
         """
         if self.certificate_file is None or self.key_file is None:
             return None
-        return await trio.to_thread.run_sync(Credentials.read, self.certificate_file, self.key_file)
+        return await _in_thread(partial(Credentials.read, self.certificate_file, self.key_file))
 
     async def ssl_context(self, alpn: Sequence[str] = ()) -> ssl.SSLContext:
         """For TLS over TCP. With a :attr:`pin`, the certificate remains to be checked
@@ -215,7 +218,7 @@ class ServerTls:
         Raises:
           ConnectError: what is there cannot be used. The certificate stays what it was.
         """
-        self._current = await trio.to_thread.run_sync(self._source.load)
+        self._current = await _in_thread(self._source.load)
         self._contexts.clear()
 
     async def keep_current(self) -> NoReturn:
@@ -228,7 +231,7 @@ class ServerTls:
         async with self._keeping:
             while True:
                 await trio.sleep(_LOOK_INTERVAL)
-                if await trio.to_thread.run_sync(self._source.is_stale):
+                if await _in_thread(self._source.is_stale):
                     await self._reload_or_say_why_not()
 
     async def _reload_or_say_why_not(self) -> None:
@@ -288,6 +291,11 @@ def generate_certificate(
         client_authorities=_read_client_authorities(client_ca_file),
         require_client_certificate=require_client_certificate,
     )
+
+
+async def _in_thread(read: Callable[[], T]) -> T:
+    """Files may be on a disk that hangs: what is cancelled does not wait for it."""
+    return await trio.to_thread.run_sync(read, abandon_on_cancel=True)
 
 
 def _read_client_authorities(path: str | Path | None) -> list[x509.Certificate]:

@@ -2,9 +2,10 @@
 
 ``python -m PACKAGE.peers.moq_rs listen`` is a server whose clients share one origin, so it
 is a relay as well; ``... connect URL FINGERPRINT [CERTIFICATE KEY]`` is a client. Both
-publish, subscribe, fetch and list announcements. A command is ``{"do": NAME, ...}``, where NAME is a method of
-:class:`Peer` and the rest its arguments; it is answered by ``{"type": "done", "do": NAME}``
-or ``{"type": "refused", ...}``. The end of standard input ends the program.
+publish, subscribe, fetch and list announcements. A command is ``{"do": NAME, ...}``, where
+NAME is a method of :class:`Peer` and the rest its arguments; it is answered by
+``{"type": "done", "do": NAME}`` or ``{"type": "refused", ...}``. The end of standard input
+ends the program.
 """
 
 from __future__ import annotations
@@ -76,6 +77,12 @@ class Peer:
                 group.write_frame(payload(sequence, index, size), timestamp_us(sequence, index))
             group.finish()
 
+    async def datagrams(self, broadcast: str, track: str, count: int, size: int) -> None:
+        """Publish so many datagrams."""
+        for _ in range(count):
+            number = self._tracks[broadcast, track].append_datagram(bytes(size), 5_000)
+            emit("datagram sent", sequence=number)
+
     async def finish(self, broadcast: str, track: str) -> None:
         self._tracks[broadcast, track].finish()
 
@@ -101,6 +108,9 @@ class Peer:
         )
         self._start(id, self._receive(id, broadcast, track, wanted))
 
+    async def receive_datagrams(self, id: str, broadcast: str, track: str) -> None:
+        self._start(id, self._receive_datagrams(id, broadcast, track))
+
     async def fetch(self, id: str, broadcast: str, track: str, sequence: int) -> None:
         self._start(id, self._fetch(id, broadcast, track, sequence))
 
@@ -115,6 +125,14 @@ class Peer:
         # recv_group, because iteration skips groups where it falls behind.
         while (group := await consumer.recv_group()) is not None:
             await self._describe(id, group)
+
+    async def _receive_datagrams(self, id: str, broadcast: str, track: str) -> None:
+        source = await self._consumer.request_broadcast(broadcast)
+        consumer = await source.subscribe_track(track)
+        emit("subscribed", id=id)
+        while (datagram := await consumer.recv_datagram()) is not None:
+            fields = (datagram.sequence, datagram.timestamp_us, len(datagram.payload))
+            emit("datagram", id=id, fields=fields)
 
     async def _fetch(self, id: str, broadcast: str, track: str, sequence: int) -> None:
         source = await self._consumer.request_broadcast(broadcast)
