@@ -89,7 +89,7 @@ async def test_a_token_is_of_no_use_at_another_address() -> None:
         [answer] = await answers_to(port, unknown_id)
         assert is_initial(answer)
         assert len(answer) < len(stolen) // 8  # not worth forging for
-        assert servers_connections() == before
+        assert servers_connections() <= before
 
 
 async def test_a_forged_token_is_refused_and_a_foreign_one_ignored() -> None:
@@ -104,7 +104,7 @@ async def test_a_forged_token_is_refused_and_a_foreign_one_ignored() -> None:
         )
         assert is_initial(answers[0])
         assert [is_retry(answer) for answer in answers] == [False, True, True]
-        assert servers_connections() == before
+        assert servers_connections() <= before
 
 
 def tokened(flight: bytes, token: bytes) -> bytes:
@@ -125,7 +125,7 @@ async def test_replayed_answers_make_no_second_connection() -> None:
             proxy._outside.sendto(again, proxy._server)
         # Later than all of them, the server has nothing to say but to the client.
         await trio.sleep(0.05)
-        assert servers_connections() == before
+        assert servers_connections() <= before
         assert not any(is_retry(data) for data in proxy.to_client[seen:])
 
 
