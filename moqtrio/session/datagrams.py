@@ -21,6 +21,8 @@ MAX_UNREAD = 1024
 """Datagrams of one subscription that may wait for the application: nothing else holds their
 sender up."""
 
+_BACKLOG = 4096  # unsent bytes that say that not everything can be sent at once
+
 
 class DatagramGroup(StreamGroupConsumer):
     """A group of one frame that has arrived as a datagram."""
@@ -90,7 +92,9 @@ class DatagramSender:
             return False
         ticks = microseconds_to_ticks(frame.timestamp_us, self._timescale)
         data = Datagram(self._id, reader.sequence, ticks, frame.payload).encode()
-        if len(data) > min(largest, MAX_DATAGRAM) or connection.statistics().send_buffered:
+        if len(data) > min(largest, MAX_DATAGRAM):
+            return False
+        if connection.statistics().send_buffered > _BACKLOG:
             return False
         try:
             connection.send_datagram_nowait(data)
