@@ -382,6 +382,19 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
             self._head = 0
         return chunks[0] if chunks else self._receive_nothing()
 
+    def _skip(self, count: int) -> None:
+        """Take ``count`` bytes that :meth:`peek_nowait` has just shown."""
+        chunks = self._chunks
+        shown = chunks[0]
+        if count < len(shown):
+            chunks[0] = shown[count:]
+        else:
+            chunks.popleft()
+        self._buffered -= count
+        self._give_credit(count)
+        if self._ended and not chunks:
+            self._consumed()
+
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         if max_bytes is not None and operator.index(max_bytes) < 1:
             raise ValueError(f"max_bytes must be at least 1, not {max_bytes}")

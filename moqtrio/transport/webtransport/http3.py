@@ -172,6 +172,8 @@ class Http3Connection(abc.ABC):
     def _sort_uni(self) -> Iterator[ReceiveHalf]:
         """Route the streams whose first bytes are there; the others come out."""
         for stream in self._carrier._take_uni():
+            if self._adopt_at_once(stream):
+                continue
             prefix = self._take_prefix(stream, StreamType.WEBTRANSPORT)
             if prefix is not None:
                 self._route_uni(stream, prefix)
@@ -190,12 +192,27 @@ class Http3Connection(abc.ABC):
             else:
                 yield stream
 
+    def _adopt_at_once(self, stream: ReceiveHalf) -> bool:
+        """The way of nearly every stream, and there may be thousands each second."""
+        try:
+            data = stream.peek_nowait()
+        except (trio.WouldBlock, StreamReset):
+            return False
+        for session in self._sessions.values():
+            prefix = session.uni_prefix
+            if data.startswith(prefix) and session.closed is None:
+                stream._skip(len(prefix))
+                session.adopt_uni(stream)
+                return True
+        return False
+
     def _take_prefix(self, receiver: ReceiveStream, mark: int) -> Prefix | None:
         """What a stream starts with, if that is all there."""
+        assert isinstance(receiver, ReceiveHalf)
         try:
             prefix = Prefix.of(receiver.peek_nowait(), mark)
             if prefix is not None:
-                receiver.receive_nowait(len(prefix.taken))
+                receiver._skip(len(prefix.taken))
         except (trio.WouldBlock, StreamReset):
             return None
         return prefix

@@ -8,7 +8,8 @@ from typing import Any
 
 import pylsqpack
 import trio
-from aioquic.buffer import Buffer, encode_uint_var
+from aioquic._buffer import Buffer
+from aioquic.buffer import encode_uint_var
 
 from moqtrio.errors import SessionClosed
 from moqtrio.transport.connection import BidiStream, Connection, ReceiveStream, SendStream
@@ -80,6 +81,14 @@ def frames_of(data: bytes) -> list[tuple[int, bytes]]:
         kind = buffer.pull_uint_var()
         frames.append((kind, buffer.pull_bytes(buffer.pull_uint_var())))
     return frames
+
+
+def settings_of(value: bytes) -> dict[int, int]:
+    buffer, pairs = Buffer(data=value), {}
+    while not buffer.eof():
+        key = buffer.pull_uint_var()
+        pairs[key] = buffer.pull_uint_var()
+    return pairs
 
 
 def fields_of(section: bytes) -> dict[bytes, bytes]:

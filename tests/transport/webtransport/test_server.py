@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 import trio
 import trio.testing
 
 from moqtrio.errors import SessionClosed, StreamReset
-from moqtrio.transport.connection import Connection
+from moqtrio.transport.connection import Connection, ReceiveStream
 from moqtrio.transport.quic.codes import BUFFERED_STREAM_REJECTED, SESSION_GONE
 from moqtrio.transport.webtransport import WebTransportRequest, WebTransportSession
 from moqtrio.transport.webtransport.codes import H3Code
@@ -18,6 +18,8 @@ from moqtrio.transport.webtransport.codes import H3Code
 from ..pairs import plain_settings, read_all
 from . import raw
 from .raw import serving, varints
+
+Wait = Callable[[], Awaitable[object]]
 
 
 class Sessions:
@@ -43,12 +45,8 @@ async def test_settings_and_the_answer() -> None:
         assert await control.receive_some(1) == b"\0"
         kind, value = await raw.next_frame(control)
         assert kind == raw.SETTINGS
-        pairs = raw.Buffer(data=value)
-        said = {}
-        while not pairs.eof():
-            key, value = pairs.pull_uint_var(), pairs.pull_uint_var()
-            said[key] = value
-        # WIRE: what a peer of draft 02, and one of draft 07, looks for.
+        said = raw.settings_of(value)
+        # What a peer of draft 02, and one of draft 07, looks for.
         assert (
             said.items()
             >= {
@@ -307,9 +305,9 @@ async def test_each_session_has_its_own_streams_and_datagrams() -> None:
             peer.connection.send_datagram_nowait(varints(number // 4) + b"%d" % number)
         peer.connection.send_datagram_nowait(varints(99) + b"nobody's")
         for session, connect in zip(both, connects, strict=True):
-            number = b"%d" % connect.send.stream_id
-            assert await read_all(await session.accept_uni()) == number
-            assert await session.receive_datagram() == number
+            text = b"%d" % connect.send.stream_id
+            assert await read_all(await session.accept_uni()) == text
+            assert await session.receive_datagram() == text
             session.open_uni_nowait().send_nowait(b"mine", finish=True)
             session.send_datagram_nowait(b"mine")
         await peer.connection.accept_uni()  # control
@@ -354,7 +352,7 @@ async def test_one_session_ends_without_the_other() -> None:
         assert await read_all(await other.accept_uni()) == b"y"
 
 
-async def read_to_frames(stream: raw.ReceiveStream) -> list[tuple[int, bytes]]:
+async def read_to_frames(stream: ReceiveStream) -> list[tuple[int, bytes]]:
     with trio.fail_after(60):
         return raw.frames_of(await read_all(stream))
 
@@ -504,12 +502,12 @@ async def test_the_end_of_the_connection_ends_its_sessions(
         await peer.hello()
         await peer.session()
         session = await sessions.next()
-        waits: list[Callable[[], object]] = [session.accept_uni, session.receive_datagram]
+        waits: list[Wait] = [session.accept_uni, session.receive_datagram]
         ended: list[int] = []
 
-        async def expect_the_end(wait: Callable[[], object]) -> None:
+        async def expect_the_end(wait: Wait) -> None:
             with pytest.raises(SessionClosed) as raised:
-                await wait()  # type: ignore[misc]
+                await wait()
             ended.append(raised.value.code)
 
         async with trio.open_nursery() as nursery:
@@ -534,9 +532,9 @@ async def test_waiting_for_a_stream_ends_with_the_session() -> None:
             session.open_uni_nowait()
         await session.open_bidi()
 
-        async def expect_the_end(opening: Callable[[], object]) -> None:
+        async def expect_the_end(opening: Wait) -> None:
             with pytest.raises(SessionClosed):
-                await opening()  # type: ignore[misc]
+                await opening()
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(expect_the_end, session.open_uni)

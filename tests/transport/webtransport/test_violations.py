@@ -6,9 +6,10 @@ import pytest
 import trio
 
 from moqtrio.errors import StreamReset
+from moqtrio.transport.connection import BidiStream, Connection
 from moqtrio.transport.webtransport.codes import H3Code
 
-from ..pairs import read_all
+from ..pairs import plain_settings, read_all
 from . import raw
 from .raw import frame, headers, serving, settings, varints
 
@@ -156,7 +157,7 @@ async def test_a_datagram_of_no_stream(data: bytes) -> None:
         assert await peer.closed_with() == H3Code.DATAGRAM_ERROR
 
 
-MALFORMED = {
+MALFORMED: dict[str, dict[str, bytes | None]] = {
     "no method": {"method": None},
     "no authority": {"authority": None},
     "no path": {"path": None},
@@ -287,7 +288,7 @@ async def test_a_malformed_capsule_ends_its_session(name: str) -> None:
 async def test_a_capsule_cut_short(length: int) -> None:
     ends: list[int] = []
 
-    async def handler(session: raw.Connection) -> None:
+    async def handler(session: Connection) -> None:
         ends.append((await session.wait_closed()).code)
 
     whole = frame(raw.CLOSE, b"\0\0\0\x07reason..")
@@ -312,14 +313,14 @@ async def test_something_after_the_end_of_a_session() -> None:
         assert raised.value.code == H3Code.MESSAGE_ERROR
 
 
-async def expect_reset(stream: raw.BidiStream, code: H3Code) -> None:
+async def expect_reset(stream: BidiStream, code: H3Code) -> None:
     with trio.fail_after(60), pytest.raises(StreamReset) as raised:
         await read_all(stream.receive)
     assert raised.value.code == code
 
 
 async def test_a_flood_of_streams_that_say_nothing(autojump_clock: trio.testing.MockClock) -> None:
-    async with serving(settings=raw.plain_settings(max_streams_uni=500)) as peer:
+    async with serving(settings=plain_settings(max_streams_uni=500)) as peer:
         await peer.hello()
         stream = await peer.session()
         opened = []
