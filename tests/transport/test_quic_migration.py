@@ -84,7 +84,7 @@ async def exchange(near: Connection, far: Connection, number: int) -> None:
 async def test_a_port_that_changes_again_and_again_loses_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.INFO, "moqtrio.transport")
+    caplog.set_level(logging.DEBUG, "moqtrio.transport")
     async with through_proxy() as (proxy, near, far):
         assert far.remote_address == address_of(proxy)
         moves = 0

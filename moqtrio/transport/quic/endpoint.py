@@ -38,7 +38,7 @@ class Endpoint:
     """Drives every connection on one UDP socket. Close the socket after :meth:`run`."""
 
     def __init__(self, sock: DatagramSocket) -> None:
-        self.socket = sock
+        self.socket: DatagramSocket = sock
         self._accept: Acceptor | None = None
         self._reopen: Callable[[], DatagramSocket] | None = None
         self._by_id: dict[bytes, QuicConnection] = {}

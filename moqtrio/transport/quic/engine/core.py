@@ -45,7 +45,7 @@ class Engine(AuthenticatingEngine):
         self._peer_check = PeerCheck() if peer_check is None else peer_check
         self._keyed_at = 0  # the first packet number under the current keys
         self._sending_rate = SendingRate(self._loss.congestion_window)
-        self.certificate_error = None
+        self.certificate_error: str | None = None
 
     # Reading the state
 

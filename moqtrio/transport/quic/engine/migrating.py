@@ -59,7 +59,7 @@ class MigratingEngine(SendingEngine):
         before, self._settled_on = self._settled_on, path.addr
         if before is None or before == path.addr:
             return
-        logger.info("%s is at %s now", format_address(before), format_address(path.addr))
+        logger.debug("%s is at %s now", format_address(before), format_address(path.addr))
         # RFC 9000 section 9.4: another port is nearly always the same path.
         if before[0] != path.addr[0]:
             self._forget_the_path()
@@ -71,10 +71,11 @@ class MigratingEngine(SendingEngine):
             for packet in space.sent_packets.values():
                 packet.in_flight = False  # on this path, that is
         size = self._configuration.max_datagram_size
-        loss._cc = create_congestion_control(
+        control: Any = create_congestion_control(
             self._configuration.congestion_control_algorithm, max_datagram_size=size
         )
-        loss._cc._rtt_monitor = SlowStartExit()
+        control._rtt_monitor = SlowStartExit()
+        loss._cc = control
         loss._pacer = TickPacer(max_datagram_size=size)
         loss._rtt_initialized = False
         loss._rtt_min = math.inf
