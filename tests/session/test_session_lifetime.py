@@ -100,9 +100,11 @@ async def test_announcements_come_and_go_both_ways() -> None:
         ):
             hops = (origins[0].hop_id,)
             assert down.initial == 1
-            assert await down.receive() == Announcement("room/a", active=True, hops=hops)
+            # A link costs 1, and so does what comes over it.
+            assert await down.receive() == Announcement("room/a", True, hops, 1, 1)
             assert [a.path for a in down.active] == ["room/a"]
-            assert await up.receive() == Announcement("up", active=True, hops=(origins[1].hop_id,))
+            hops = (origins[1].hop_id,)
+            assert await up.receive() == Announcement("up", True, hops, 1, 1)
             broadcast = origins[0].create_broadcast("room/b/c")
             origins[0].create_broadcast("roomy")
             assert (await down.receive()).path == "room/b/c"

@@ -220,12 +220,13 @@ async def test_an_application_that_dies_costs_history_and_no_more(
                         raise ConnectionError("the database has gone away")
                     provide(request)
 
+    mortal = track.requests()
     with trio.fail_after(5):
         async with session_pair(origin) as pair:
             async with pair.client.subscribe("b", "t", start=0) as subscription:
                 with pytest.RaisesGroup(ConnectionError):
                     async with trio.open_nursery() as nursery:
-                        nursery.start_soon(die, track.requests())
+                        nursery.start_soon(die, mortal)
                 assert [await see(subscription) for _ in range(4)] == groups(*range(4))
                 publish(track)
                 lost = [await see(subscription)]
