@@ -335,6 +335,7 @@ class Session:
 
         Cancelling it gives the request up.
         """
+        self._require_requests("find groups by time: start at a sequence (0 is the oldest)")
         return await find_time(self, broadcast, track, when)
 
     async def track_info(self, broadcast: str, track: str) -> TrackInfo:

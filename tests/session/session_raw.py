@@ -14,7 +14,7 @@ from moqtrio.session.session import open_session_over
 from moqtrio.transport.connection import BidiStream, Connection
 from moqtrio.transport.memory import memory_connection_pair
 from moqtrio.transport.settings import TransportSettings
-from moqtrio.wire import LITE_05, encode_varint, lite
+from moqtrio.wire import LITE_05, Version, encode_varint, lite
 from moqtrio.wire.lite import Message, UniStreamType
 
 ANNOUNCE, SUBSCRIBE, FETCH, PROBE, GOAWAY, TRACK = range(1, 7)
@@ -66,8 +66,8 @@ def ended(stream: BidiStream) -> bool:
         return False
 
 
-def responses(data: bytes) -> list[lite.SubscribeResponse]:
-    decoder = lite.MessageDecoder(LITE_05)
+def responses(data: bytes, version: Version = LITE_05) -> list[lite.SubscribeResponse]:
+    decoder = lite.MessageDecoder(version)
     decoder.feed(data)
     found = []
     while (response := decoder.next_response()) is not None:
@@ -78,14 +78,17 @@ def responses(data: bytes) -> list[lite.SubscribeResponse]:
 
 @asynccontextmanager
 async def raw_subscriber(
-    origin: Origin | None = None, *, transport: TransportSettings | None = None
+    origin: Origin | None = None,
+    *,
+    transport: TransportSettings | None = None,
+    version: Version = LITE_05,
 ) -> AsyncIterator[RawSubscriber]:
     """A session that serves ``b/t`` to a peer without a mind."""
     if origin is None:
         origin = Origin()
         origin.create_broadcast("b").create_track("t")
     client, server = memory_connection_pair(settings=transport)
-    async with open_session_over(server, LITE_05, publish=origin):
+    async with open_session_over(server, version, publish=origin):
         setup = await client.accept_uni()
         assert (await setup.receive_some())[0] == UniStreamType.SETUP
         yield RawSubscriber(client, server, origin)
