@@ -102,12 +102,12 @@ class Server:
     def port(self) -> str:
         return self.page.rstrip("/").rsplit(":", 1)[1]
 
-    def wait_for_history(self) -> None:
-        """Wait until there are groups that only the store has."""
+    def wait_for_history(self, group: int = HISTORY) -> None:
+        """Wait for this group; by default until there are some that only the store has."""
         subprocess.run(
             [
                 *(sys.executable, "-m", "moqtrio", "subscribe", f"moqt://127.0.0.1:{self.port}"),
-                *(BROADCAST, TRACK, "--from", str(HISTORY), "--until", str(HISTORY + 1)),
+                *(BROADCAST, TRACK, "--from", str(group), "--until", str(group + 1)),
                 *("--tls-fingerprint", self.fingerprint),
             ],
             stdout=subprocess.DEVNULL,
@@ -116,12 +116,12 @@ class Server:
 
 
 @contextmanager
-def serving(store: Path, *, port: str = "0") -> Iterator[Server]:
-    """This machine's telemetry, ten groups a second, of which memory keeps little."""
+def serving(store: Path, *, port: str = "0", group_frames: int = 5) -> Iterator[Server]:
+    """This machine's telemetry, 50 frames a second, of which memory keeps little."""
     with running(
         *("-W", "error", "-m", "moqtrio", "serve", f"moqt://127.0.0.1:{port}", "--web"),
         *("--broadcast", BROADCAST, "--track", TRACK, "--input", "telemetry"),
-        *("--group-frames", "5", "--cache-age", "1s", "--store", str(store)),
+        *("--group-frames", str(group_frames), "--cache-age", "1s", "--store", str(store)),
         *("--tls-generate", "localhost"),
     ) as program:
         ready = program.read()
@@ -134,7 +134,9 @@ def opened(context: BrowserContext) -> Iterator[Page]:
     complaints: list[str] = []
 
     def note(message: ConsoleMessage) -> None:
-        if message.type in ("error", "warning"):
+        # Browsers ask for the latter where a page names no icon.
+        asked = message.location["url"]
+        if message.type in ("error", "warning") and not asked.endswith("/favicon.ico"):
             complaints.append(message.text)
 
     page = context.new_page()

@@ -147,6 +147,8 @@ def test_the_keyboard_is_enough(page: Page, server: Server) -> None:
     expect(page.locator("#mode")).to_have_text("Replay")
     wait_for_group(page, shown[0] + 5)
     assert_no_gap(sequences(page))
+    frames = page.locator("#groups tr:not(:first-child) td:nth-child(3)").all_inner_texts()
+    assert set(frames) == {"5"}  # that which was cut off by the pause, too
 
     page.focus("#charts")
     page.keyboard.press("ArrowLeft")

@@ -145,9 +145,13 @@ function showSeek() {
   seek.max = Math.max(edge, oldest);
   setText("seek-oldest", `oldest: group ${format.formatInteger(oldest)}`);
   setText("seek-edge", `live: group ${format.formatInteger(edge)}`);
-  if (!isSeeking) {
-    seek.value = player.mode === "live" ? seek.max : (position ?? seek.value);
-    setText("seek-here", "");
+  if (isSeeking) {
+    return;
+  }
+  seek.value = player.mode === "live" ? seek.max : (position ?? seek.value);
+  setText("seek-here", "");
+  if (document.activeElement !== seek) {
+    seek.setAttribute("aria-valuetext", describeSeek()); // else it would be read aloud again and again
   }
 }
 
@@ -260,10 +264,15 @@ seek.addEventListener("input", () => {
   const text = describeSeek();
   setText("seek-here", text);
   seek.setAttribute("aria-valuetext", text);
-  clearTimeout(seekTimer);
+});
+
+// Where it is let go where it was taken, nothing has changed.
+seek.addEventListener("pointerup", () => {
+  isSeeking = false;
 });
 
 seek.addEventListener("change", () => {
+  isSeeking = true;
   clearTimeout(seekTimer);
   seekTimer = setTimeout(() => {
     isSeeking = false;

@@ -4,6 +4,8 @@ import { Session } from "./session.js";
 
 const FIRST_PAUSE = 0.5;
 const LONGEST_PAUSE = 30;
+/** A session that lasts so many seconds was a good one. */
+const GOOD_SESSION = 10;
 const FINGERPRINT_TIMEOUT = 5000;
 
 /** Something a person has to know: what is wrong, and what to do. */
@@ -30,12 +32,13 @@ export async function keepConnected({ use, tell, signal }) {
     tell("connecting");
     try {
       const session = await connect(location);
-      failures = 0;
+      const began = performance.now();
       tell("connected");
       const end = () => session.close();
       signal.addEventListener("abort", end);
       await Promise.all([use(session), session.closed]);
       signal.removeEventListener("abort", end);
+      failures = performance.now() - began < GOOD_SESSION * 1000 ? failures : 0;
       tell("waiting", new Problem("The connection was lost.", "Connecting again by itself."));
     } catch (error) {
       if (error.final) {

@@ -69,8 +69,7 @@ export class Subscription {
         await this.#readResponse();
       }
     } catch (error) {
-      this.#groups.end(requestError(error, "the subscription ended"));
-      this.#session.forget(this);
+      this.#finish(requestError(error, "the subscription ended"));
     }
   }
 
@@ -81,6 +80,7 @@ export class Subscription {
       this.start = response.start;
     } else if (response.type === "end") {
       this.end = response.end;
+      this.start ??= response.end; // nothing comes
     } else {
       this.#accounted += response.end - response.start;
       this.ondrop(response);
@@ -92,9 +92,14 @@ export class Subscription {
   #endWhenComplete() {
     const end = Math.min(this.end ?? Infinity, this.#wantedEnd);
     if (this.start !== undefined && this.start + this.#accounted >= end) {
-      this.#groups.end();
-      this.#session.forget(this);
+      this.#finish();
     }
+  }
+
+  #finish(error) {
+    this.#session.forget(this);
+    this.#request.close();
+    this.#groups.end(error);
   }
 
   [Symbol.asyncIterator]() {
@@ -102,12 +107,25 @@ export class Subscription {
   }
 
   /** For the session: a group's stream has begun. */
-  add(sequence, reader, done) {
-    const group = new Group(sequence, reader, this.info.timescale, () => {
+  addStream(sequence, reader, done) {
+    const group = new Group(sequence, readFrames(reader, this.info.timescale), () => {
+      reader.cancel(CANCELLED);
       this.#reading.delete(group);
       done();
     });
     this.#reading.add(group);
+    this.#add(group);
+  }
+
+  /** For the session: a group has arrived as a datagram. It is lost where nobody reads. */
+  addDatagram(sequence, payload, ticks) {
+    if (this.#groups.length < MAX_STREAMS) {
+      const frame = { payload, time: ticks / this.info.timescale };
+      this.#add(new Group(sequence, [frame], ignore));
+    }
+  }
+
+  #add(group) {
     if (!this.#groups.push(group)) {
       group.cancel();
     }
@@ -117,9 +135,7 @@ export class Subscription {
 
   /** Unsubscribe. Groups that are not read to their end are cancelled. */
   close(error) {
-    this.#session.forget(this);
-    this.#request.close();
-    this.#groups.end(error);
+    this.#finish(error);
     this.#groups.drain();
     for (const group of [...this.#reading]) {
       group.cancel();
@@ -129,21 +145,23 @@ export class Subscription {
 
 /** One group: an async iterator of `{payload, time}`, read once. */
 export class Group {
-  #reader;
-  #timescale;
-  #done;
+  #frames;
+  #end;
 
-  constructor(sequence, reader, timescale, done) {
+  /** For subscriptions. `end` is called once, when no more of it is wanted. */
+  constructor(sequence, frames, end) {
     this.sequence = sequence;
-    this.#reader = reader;
-    this.#timescale = timescale;
-    this.#done = done;
+    this.#frames = frames;
+    this.#end = end;
   }
 
   /** Frames as they arrive. Throws where the group is cut short. Leaving the loop cancels it. */
   async *[Symbol.asyncIterator]() {
     try {
-      yield* readFrames(this.#reader, this.#timescale);
+      yield* this.#frames;
+      if (!this.#end) {
+        throw new RequestError(`group ${this.sequence} was cancelled`);
+      }
     } finally {
       this.cancel();
     }
@@ -151,9 +169,8 @@ export class Group {
 
   /** Want no more of it. */
   cancel() {
-    this.#reader.cancel(CANCELLED);
-    this.#done?.();
-    this.#done = undefined;
+    this.#end?.();
+    this.#end = undefined;
   }
 }
 
@@ -210,6 +227,7 @@ export class Session {
     this.closed.then(({ reason }) => this.#endSubscriptions(reason));
     this.#sendSetup().catch(ignore); // what is wrong with the transport, `closed` tells
     this.#acceptStreams().catch(ignore);
+    this.#acceptDatagrams().catch(ignore);
     // This endpoint publishes nothing, and lets requests of the peer wait: some take a refusal
     // for the end of the session.
   }
@@ -329,19 +347,38 @@ export class Session {
   async #readStream(reader) {
     const done = () => this.#places.give();
     try {
-      if ((await reader.varint()) === wire.UniStream.GROUP) {
+      const type = await reader.varint();
+      if (type === wire.UniStream.GROUP) {
         const { subscription, sequence } = wire.decodeGroupHeader(await reader.message());
         const subscriber = this.#subscriptions.get(subscription);
         if (subscriber) {
-          subscriber.add(sequence, reader, done);
+          subscriber.addStream(sequence, reader, done);
           return;
         }
+      } else if (type === wire.UniStream.SETUP) {
+        await reader.message(); // nothing in it matters to who only subscribes
       }
     } catch {
       // It was reset before it said what it is, or is malformed: nothing else is wrong.
     }
     reader.cancel(CANCELLED);
     done();
+  }
+
+  async #acceptDatagrams() {
+    const datagrams = this.#transport.datagrams.readable.getReader();
+    for (;;) {
+      const { value, done } = await datagrams.read();
+      if (done) {
+        return;
+      }
+      try {
+        const { subscription, sequence, ticks, payload } = wire.decodeDatagram(value);
+        this.#subscriptions.get(subscription)?.addDatagram(sequence, payload, ticks);
+      } catch {
+        // It is malformed, and may as well have been lost.
+      }
+    }
   }
 
   #endSubscriptions(reason) {

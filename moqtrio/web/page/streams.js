@@ -155,6 +155,11 @@ export class Queue {
     }
   }
 
+  /** How many items nobody has read. */
+  get length() {
+    return this.#items.length;
+  }
+
   /** Take out what nobody has read. */
   drain() {
     return this.#items.splice(0);

@@ -145,6 +145,11 @@ class Reader {
     }
   }
 
+  /** All that is left. */
+  rest() {
+    return this.take(this.#bytes.length - this.#offset);
+  }
+
   finish() {
     const left = this.#bytes.length - this.#offset;
     if (left) {
@@ -276,6 +281,16 @@ export function decodeGroupHeader(body) {
   return decode(body, (reader) => ({
     subscription: reader.varint("the subscribe id"),
     sequence: reader.varint("the group sequence"),
+  }));
+}
+
+/** A group of one frame, in a datagram; `ticks` is its timestamp in units of the track's timescale. */
+export function decodeDatagram(bytes) {
+  return decode(bytes, (reader) => ({
+    subscription: reader.varint("the subscribe id"),
+    sequence: reader.varint("the group sequence"),
+    ticks: reader.varint("the timestamp"),
+    payload: reader.rest(),
   }));
 }
 
