@@ -112,11 +112,11 @@ class _Client(Http3Connection):
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(watch_the_connection)
-            await self._settings_arrived.wait()
+            await self._control.settings_arrived.wait()
             nursery.cancel_scope.cancel()
-        if not self._settings_arrived.is_set():
+        if not self._control.settings_arrived.is_set():
             raise self._carrier._closed_error()
-        settings = self._peer_settings
+        settings = self._control.settings
         if not settings.get(Setting.ENABLE_CONNECT_PROTOCOL) or not any(
             settings.get(each) for each in _SAY_WEBTRANSPORT
         ):

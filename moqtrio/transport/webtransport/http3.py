@@ -31,22 +31,15 @@ from .codes import (
     StreamType,
     describe_code,
 )
+from .control import CRITICAL, PeerControl
 from .fields import FieldCoder
-from .frames import (
-    ControlFrames,
-    RequestFrames,
-    decode_id,
-    decode_settings,
-    encode_settings,
-    own_settings,
-)
+from .frames import RequestFrames, encode_settings, own_settings
 from .prefix import Prefix
 from .records import read_varint
 from .session import WebTransportSession
 
 logger: logging.Logger = logging.getLogger("moqtrio.transport")
 
-_CRITICAL = (StreamType.CONTROL, StreamType.QPACK_ENCODER, StreamType.QPACK_DECODER)
 _LARGEST_QUARTER = (1 << 60) - 1  # RFC 9297 section 2.1
 # Streams whose first bytes are waited for at a time; others queue behind them.
 _MOST_DAWDLING = 256
@@ -65,10 +58,9 @@ class Http3Connection(abc.ABC):
         self._timeout: float = carrier._settings.connect_timeout
         self._fields = FieldCoder()
         self._sessions: dict[int, WebTransportSession] = {}
-        self._critical: set[int] = set()  # types of critical streams the peer opened
-        self._peer_settings: dict[int, int] = {}
-        self._settings_arrived = trio.Event()
-        self._last_goaway: int | None = None
+        self._control = PeerControl(
+            self._fields, is_client=carrier.is_client, on_goaway=self._goaway
+        )
         self._dawdling = trio.Semaphore(_MOST_DAWDLING)
         self._leave_carrier = carrier.on_writable(self._carrier_changed)
 
@@ -257,12 +249,10 @@ class Http3Connection(abc.ABC):
                 self._stream_without_session(prefix.session_id, stream)
             else:
                 session.adopt_uni(stream)
-        elif kind in _CRITICAL:
-            if kind in self._critical:
-                raise H3Error(H3Code.STREAM_CREATION_ERROR, f"a second stream of type {kind:#x}")
-            self._critical.add(kind)
+        elif kind in CRITICAL:
+            self._control.claim(kind)
             self._carrier._stream_accepted(stream)
-            self._nursery.start_soon(self._guarded, self._read_critical, stream, kind)
+            self._nursery.start_soon(self._guarded, self._control.read, stream, kind)
         elif kind == StreamType.PUSH:
             raise H3Error(
                 # RFC 9114 sections 4.6 and 6.2.2: only servers push, and only when asked.
@@ -291,47 +281,6 @@ class Http3Connection(abc.ABC):
         if isinstance(stream, BidiStream):
             stream.send.reset(code)
 
-    # Critical streams
-
-    async def _read_critical(self, stream: ReceiveHalf, kind: int) -> None:
-        consume = {
-            StreamType.CONTROL: self._control_data(),
-            StreamType.QPACK_ENCODER: self._fields.feed_encoder_stream,
-            StreamType.QPACK_DECODER: self._fields.feed_decoder_stream,
-        }[StreamType(kind)]
-        try:
-            while data := await stream._receive_idly():
-                consume(data)
-        except StreamReset:
-            pass
-        raise H3Error(H3Code.CLOSED_CRITICAL_STREAM, f"a stream of type {kind:#x} ended")
-
-    def _control_data(self) -> Callable[[bytes], None]:
-        frames = ControlFrames()
-
-        def consume(data: bytes) -> None:
-            for kind, value in frames.feed(data):
-                self._control_frame(kind, value)
-
-        return consume
-
-    def _control_frame(self, kind: int, value: bytes) -> None:
-        if kind == FrameType.SETTINGS:
-            self._peer_settings = decode_settings(value)
-            self._settings_arrived.set()
-            return
-        number = decode_id(value)
-        if kind == FrameType.GOAWAY:
-            # RFC 9114 section 5.2.
-            if self._last_goaway is not None and number > self._last_goaway:
-                raise H3Error(H3Code.ID_ERROR, f"GOAWAY went up to {number}")
-            self._last_goaway = number
-            self._goaway(number)
-        elif kind == FrameType.CANCEL_PUSH:
-            raise H3Error(H3Code.ID_ERROR, f"CANCEL_PUSH of push {number}, which there is not")
-        elif self._carrier.is_client:
-            raise H3Error(H3Code.FRAME_UNEXPECTED, "MAX_PUSH_ID from a server")
-
     # Sessions
 
     def _begin_session(
@@ -339,8 +288,8 @@ class Http3Connection(abc.ABC):
     ) -> WebTransportSession:
         session = WebTransportSession(self._carrier, connect, authority=authority, path=path)
         session.takes_datagrams = bool(
-            self._peer_settings.get(Setting.H3_DATAGRAM)
-            or self._peer_settings.get(Setting.H3_DATAGRAM_DRAFT_04)
+            self._control.settings.get(Setting.H3_DATAGRAM)
+            or self._control.settings.get(Setting.H3_DATAGRAM_DRAFT_04)
         )
         self._sessions[session.session_id] = session
         return session

@@ -145,7 +145,7 @@ class _Server(Http3Connection):
         try:
             with trio.move_on_after(self._timeout) as scope:
                 message = await self._request(receiver, frames, taken)
-                await self._settings_arrived.wait()
+                await self._control.settings_arrived.wait()
                 session = self._answer(stream, message)
             if scope.cancelled_caught:
                 raise MessageError("a request that never ends", H3Code.REQUEST_INCOMPLETE)
