@@ -80,6 +80,13 @@ async def test_every_request_is_answered(text: str, status: int) -> None:
         assert (await say(port, text)).startswith(f"HTTP/1.1 {status} ")
 
 
+async def test_who_sends_more_than_is_read_gets_the_refusal_all_the_same() -> None:
+    body = bytes(2_000_000)
+    head = request("POST /", f"Content-Length: {len(body)}").encode()
+    async with server(routes=ROUTES) as port:
+        assert (await say(port, head + body)).startswith("HTTP/1.1 400 ")
+
+
 async def test_what_is_allowed_is_said() -> None:
     async with server(routes=ROUTES) as port:
         assert headers_of(await say(port, request("PUT /")))["allow"] == "GET, HEAD"
@@ -142,11 +149,15 @@ async def test_who_does_not_come_to_the_point_is_closed(text: str) -> None:
         assert trio.current_time() - start < 2
 
 
-async def test_a_request_in_drips_is_closed_after_the_same_time() -> None:
+@pytest.mark.parametrize("requests_before", [0, 1])
+async def test_a_request_in_drips_is_closed_after_the_same_time(requests_before: int) -> None:
     async with server(routes=ROUTES, connect_timeout=0.3) as port:
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         start = trio.current_time()
         async with stream, trio.open_nursery() as nursery:
+            for _ in range(requests_before):
+                await stream.send_all(request("GET /", close=False).encode())
+                await stream.receive_some()
 
             async def drip() -> None:
                 while True:

@@ -72,6 +72,20 @@ async def test_who_falls_silent_is_given_up(
         assert 5 <= trio.current_time() - start <= 8
 
 
+async def test_without_pings_what_is_sent_counts_for_silence_too(
+    autojump_clock: MockClock,
+) -> None:
+    alone = {"idle_timeout": 8.0, "keep_alive": None}
+    async with linked(client=alone, server=alone) as pair:
+        pair.drive_near()
+        pair.drive_far()
+        stream = await pair.near.open_uni()
+        await trio.sleep(6)
+        stream.send_nowait(b"x")
+        await pair.near.wait_closed()
+        assert trio.current_time() == pytest.approx(14)
+
+
 async def test_pings_measure_the_round_trip(autojump_clock: MockClock) -> None:
     async with linked() as pair:
         send = pair.far_link.send

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 import trio
+import trio.testing
 
-from moqtrio.errors import SessionCode, StreamReset
+from moqtrio.errors import SessionClosed, SessionCode, StreamReset
 from moqtrio.transport.newest_first import NewestFirst
 from moqtrio.transport.qmux import QmuxConnection
 from moqtrio.transport.qmux.errors import QmuxCode
@@ -241,6 +242,55 @@ async def test_limits_never_shrink() -> None:
     (frame,) = taken(connection)
     assert isinstance(frame, StreamFrame)
     assert len(frame.data) == 10
+
+
+async def test_a_reader_is_lent_credit_that_unread_streams_use_up() -> None:
+    connection = open_connection(connection_window=1000, stream_window=1000)
+    connection.feed(stream(UNI, 0, b"") + stream(UNI + 4, 0, b""))
+    connection.settle()
+    await connection.accept_uni()
+    wanted = await connection.accept_uni()
+    got: list[bytes] = []
+
+    async def read() -> None:
+        got.append(await wanted.receive_some())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        connection.feed(stream(UNI, 0, bytes(1000)))  # nobody reads this one
+        connection.settle()
+        assert taken(connection) == [MaxDataFrame(2000)]
+        connection.feed(stream(UNI + 4, 0, b"at last"))
+    assert got == [b"at last"]
+
+
+async def test_what_waits_for_its_own_reader_holds_nobody_up() -> None:
+    peer = Parameters(
+        initial_max_data=1 << 20, initial_max_stream_data_uni=10, initial_max_streams_uni=2
+    )
+    connection = open_connection(peer, connection_send_high=1000, connection_send_low=500)
+    clogged, other = connection.open_uni_nowait(), connection.open_uni_nowait()
+    clogged.send_nowait(bytes(2000))
+    with pytest.raises(trio.WouldBlock):
+        other.send_nowait(b"x")
+    taken(connection)
+    other.send_nowait(b"x")
+    assert [frame.data for frame in taken(connection) if isinstance(frame, StreamFrame)] == [b"x"]
+    connection.feed(encode_max_stream_data(clogged.stream_id, 2000))
+    (rest,) = taken(connection)
+    assert isinstance(rest, StreamFrame)
+    assert len(rest.data) == 1990
+
+
+async def test_what_is_unread_is_gone_after_a_close_of_ones_own() -> None:
+    connection = open_connection()
+    connection.feed(stream(UNI, 0, b"whole", ended=True) + stream(UNI + 4, 0, b"half"))
+    receivers = [await connection.accept_uni() for _ in range(2)]
+    connection.close()
+    for receiver in receivers:
+        with pytest.raises(SessionClosed):
+            receiver.receive_nowait()
 
 
 async def test_pings_are_answered_the_latest_alone() -> None:
