@@ -2,7 +2,8 @@
 
 draft-lcurley-moq-lite, "Expiration": once a newer group exists, a group is expired when its
 age, relative to the latest group, exceeds the subscriber's max latency, by its first
-timestamp or by when it was queued here, whichever is more.
+timestamp or by when it was queued here, whichever is more. Since moq-lite-06, as it is
+shipped, the timestamp alone counts.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ class Expiry:
     Args:
         log: the track's groups in memory.
         max_latency: seconds a group may lag behind the latest; infinity for any.
+        by_clock: whether it also counts when a group was queued.
 
     Attributes:
         max_latency: as given.
@@ -28,8 +30,11 @@ class Expiry:
     max_latency: float
     is_limited: bool
 
-    def __init__(self, log: TrackLog, max_latency: float = math.inf) -> None:
+    def __init__(
+        self, log: TrackLog, max_latency: float = math.inf, *, by_clock: bool = True
+    ) -> None:
         self._log = log
+        self._by_clock = by_clock
         self.exempt_end: int = 0
         self.set_max_latency(max_latency)
 
@@ -54,7 +59,7 @@ class Expiry:
         group = log.get(sequence)
         assert newest is not None
         if group is not None:
-            if newest.created_at - group.created_at > self.max_latency:
+            if self._by_clock and newest.created_at - group.created_at > self.max_latency:
                 return True
             if group.frames:
                 first_us = group.frames[0].timestamp_us

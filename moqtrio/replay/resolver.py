@@ -62,6 +62,8 @@ class Resolver:
         priority: how much what comes is wanted, for a source that can choose.
         max_latency: seconds a group may lag behind the latest; beyond it is dropped, unless
             it is history that was asked for.
+        by_clock: whether a group also lags behind by when it was queued, and not only by its
+            timestamp.
         retry: how a failing source is asked again.
         window: how many seconds before the latest group, by their timestamps, the first may be;
             0 is the latest alone. Only where there is a ``start``.
@@ -80,6 +82,7 @@ class Resolver:
         end: int | None,
         priority: int = 0,
         max_latency: float = math.inf,
+        by_clock: bool = True,
         retry: RetryPolicy | None = None,
         window: float = math.inf,
     ) -> None:
@@ -87,7 +90,7 @@ class Resolver:
         self.end: int | None = end
         self.priority: int = priority
         self.retries: Retries = Retries(retry)
-        self.expiry: Expiry = Expiry(log, max_latency)
+        self.expiry: Expiry = Expiry(log, max_latency, by_clock=by_clock)
         self._log = log
         self._source = source
         self._window: WindowStart | None = None

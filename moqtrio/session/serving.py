@@ -41,7 +41,7 @@ from .latency import from_wire, track_latency
 from .outgoing import OutgoingStreams
 from .pins import PinLimit
 from .priorities import request_priority
-from .wishes import frames_of, is_ordered, start_window
+from .wishes import ages_by_clock, frames_of, is_ordered, start_window
 
 logger: logging.Logger = logging.getLogger("moqtrio.session")
 
@@ -120,6 +120,7 @@ class SubscriptionServer:
             end=request.end,
             priority=priority,
             max_latency=from_wire(request.max_latency),
+            by_clock=ages_by_clock(self._version),
             retry=self._limits.retry,
             window=start_window(self._wishes, self._version),
         )

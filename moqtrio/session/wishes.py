@@ -22,6 +22,12 @@ def start_window(wishes: SubscribeUpdate, version: Version) -> float:
     return from_wire(wishes.max_latency) if version.draft >= 6 else math.inf
 
 
+def ages_by_clock(version: Version) -> bool:
+    """Whether a group is also as old as the time since it was queued. Draft 06, as it is
+    shipped, goes by timestamps alone."""
+    return version.draft < 6
+
+
 def frames_of(wishes: SubscribeUpdate, sequence: int) -> FrameSlice | None:
     """Which frames of a group are wanted; None for all. What is said of frames applies to the
     very group that is named as the start, and to the last one before the end."""
