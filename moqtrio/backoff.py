@@ -55,7 +55,7 @@ class Tries:
     __slots__ = ("_deadline", "_failures", "_step", "backoff")
 
     def __init__(self, backoff: Backoff) -> None:
-        self.backoff = backoff
+        self.backoff: Backoff = backoff
         self._failures = 0
         self._step = 0
         self._deadline = math.inf

@@ -76,7 +76,7 @@ class ResumingGroup(GroupConsumer):
         self._skip = 0
         self._waiting: deque[Frame] = deque()
         self._failure: Exception | None = None
-        self.link = link
+        self.link: Link = link
         self.first: Frame | None = None
         self.over: bool = False
 

@@ -45,9 +45,9 @@ class Link:
     """
 
     def __init__(self, session: Session, number: int) -> None:
-        self.session = session
-        self.number = number
-        self.superseded = trio.Event()
+        self.session: Session = session
+        self.number: int = number
+        self.superseded: trio.Event = trio.Event()
         self._holders = 0
         self._news = News()
 
