@@ -3,7 +3,9 @@
 from .announcements import Announcements
 from .connect import open_session
 from .goaway import GoingAway
+from .limits import SessionLimits
 from .listening import Listener, serve
+from .probe import ProbeReport, ProbeReports
 from .reconnect import ReconnectingSession
 from .reconnect_announcements import ResumingAnnouncements
 from .reconnect_subscription import ResumingSubscription
@@ -18,11 +20,14 @@ __all__ = [
     "GoingAway",
     "Listener",
     "Order",
+    "ProbeReport",
+    "ProbeReports",
     "ReconnectingSession",
     "ResumingAnnouncements",
     "ResumingSubscription",
     "ServingLimits",
     "Session",
+    "SessionLimits",
     "SessionSettings",
     "SessionUrl",
     "Subscription",
