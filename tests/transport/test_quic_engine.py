@@ -292,3 +292,38 @@ def test_an_overlong_reason_is_cut_to_fit() -> None:
     code, frame_type, reason, remote = cause
     assert (code, frame_type, remote) == (7, None, True)
     assert set(reason) == {"é"}
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+def test_packets_from_before_a_key_update_are_understood_for_a_while(fast_path: bool) -> None:
+    pair = Pair(fast_path=fast_path)
+    streams = [pair.client.open_stream(uni=True) for _ in range(3)]
+    late: list[bytes] = []
+    for stream in streams:
+        pair.client.write(stream, b"early", True)
+        late += [data for data, _ in pair.client.transmit(pair.now)]
+    assert len(late) == 3
+    # The server updates its keys, and these are still under way.
+    pair.server.request_key_update()
+    pair.server.ping()
+    answers = pair.server.transmit(pair.now)
+    pair.server.receive_datagram(late[0], CLIENT, pair.now)
+    assert pair.far.received == {2: b"early"}
+    pair.server.receive_datagram(late[0], CLIENT, pair.now)  # a duplicate is one
+    for data, _ in answers:
+        pair.client.receive_datagram(data, SERVER, pair.now)
+    pair.round_trip()
+    pair.server.receive_datagram(late[1], CLIENT, pair.now)
+    assert pair.far.received == {2: b"early", 6: b"early"}
+    # Once the client is known to have the new keys, the old ones go (RFC 9001 section 6.5).
+    for _ in range(6):
+        pair.round_trip()
+    pair.server.receive_datagram(late[1], CLIENT, pair.now)
+    assert pair.server._old_keys is not None
+    pair.now += 1
+    seen = pair.seen_by_server()
+    pair.server.receive_datagram(late[1], CLIENT, pair.now)
+    assert pair.server._old_keys is None
+    tampered = late[2][:-1] + bytes([late[2][-1] ^ 1])
+    pair.server.receive_datagram(tampered, CLIENT, pair.now)
+    assert pair.seen_by_server() == seen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -339,3 +340,81 @@ def test_without_an_id_to_spare_a_client_stays() -> None:
     pair.settle()  # once the server has heard of it there are others
     assert pair.client.can_move()
     assert pair.client._cryptos[Epoch.ONE_RTT].send.is_valid()
+
+
+class RoughPair(MovingPair):
+    """The network loses, repeats and delays; what is late comes from the address before."""
+
+    def __init__(self, seed: int, **options: Any) -> None:
+        self.chance = random.Random(seed)
+        self.calm = True
+        self.late: list[tuple[bytes, Any]] = []
+        super().__init__(**options)
+        self.calm = False
+
+    def round_trip(self) -> None:
+        if self.calm:
+            super().round_trip()
+            return
+        self.now += 0.005
+        self._fire(self.client)
+        late, self.late = self.late, []
+        for data, address in late + [
+            (data, self.client_address) for data, _ in self.client.transmit(self.now)
+        ]:
+            fate = self.chance.random()
+            if fate < 0.1:
+                continue
+            if fate < 0.2:
+                self.late.append((data, address))
+            if not 0.15 < fate < 0.2:
+                self.server.receive_datagram(data, address, self.now)
+        self.now += 0.005
+        self._fire(self.server)
+        for data, to in self.server.transmit(self.now):
+            if to == self.client_address and self.chance.random() > 0.1:
+                self.client.receive_datagram(data, SERVER, self.now)
+
+    def _fire(self, engine: Any) -> None:
+        deadline = engine.next_timer()
+        if deadline is not None and deadline <= self.now:
+            engine.handle_timer(self.now)
+
+    def roam(self) -> None:
+        fate = self.chance.random()
+        if fate < 0.02:
+            self.client_address = ("10.0.1.1", self.chance.randrange(1, 60000))
+        elif fate < 0.04:
+            self.client_address = (f"10.0.2.{self.chance.randrange(1, 250)}", 1)
+            if self.client.can_move():
+                self.client.move()
+        elif fate < 0.06:
+            self.chance.choice([self.client, self.server])._renew_keys()
+
+
+@pytest.mark.parametrize("fast_path", [True, False])
+# The last three move while a key update is under way.
+@pytest.mark.parametrize("seed", [1, 2, 3, 44, 45, 147])
+def test_on_a_rough_way_nothing_is_lost_either(seed: int, fast_path: bool) -> None:
+    pair = RoughPair(seed, fast_path=fast_path)
+    pair.settle()
+    up = pair.client.open_stream(uni=True)
+    down = pair.server.open_stream(uni=True)
+    for number in range(100):
+        pair.client.write(up, b"%d" % number * 500, number == 99)
+        pair.server.write(down, b"%d" % number * 500, number == 99)
+        pair.roam()
+        pair.round_trip()
+    expected = b"".join(b"%d" % number * 500 for number in range(100))
+    for _ in range(5000):
+        if (
+            len(pair.far.received.get(2, b""))
+            == len(pair.near.received.get(3, b""))
+            == len(expected)
+        ):
+            break
+        pair.round_trip()
+    assert pair.far.received == {2: expected}
+    assert pair.near.received == {3: expected}
+    assert pair.client.close_cause is pair.server.close_cause is None
+    assert pair.server.get_peer_address() == pair.client_address

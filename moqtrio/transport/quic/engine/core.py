@@ -43,7 +43,6 @@ class Engine(AuthenticatingEngine):
             retry_source_connection_id=retry_source_connection_id,
         )
         self._peer_check = PeerCheck() if peer_check is None else peer_check
-        self._keyed_at = 0  # the first packet number under the current keys
         self._sending_rate = SendingRate(self._loss.congestion_window)
         self.certificate_error: str | None = None
 
@@ -190,10 +189,6 @@ class Engine(AuthenticatingEngine):
         # RFC 9001 section 6.1: not before a packet under the current keys was acknowledged.
         if self._handshake_confirmed and self._one_rtt_space.largest_acked_packet >= self._keyed_at:
             self.request_key_update()
-
-    def _log_key_updated(self, key_type: str, trigger: str) -> None:
-        super()._log_key_updated(key_type, trigger)
-        self._keyed_at = self._packet_number
 
     def next_timer(self) -> float | None:
         """When to call :meth:`handle_timer`, on the clock given to the other methods."""

@@ -23,7 +23,7 @@ from aioquic.quic.stream import StreamFinishedError
 from aioquic.tls import Epoch
 from cryptography.exceptions import InvalidTag
 
-from .receiving import ReceivingEngine
+from .key_updates import KeyUpdatingEngine
 
 _CONNECTED = QuicConnectionState.CONNECTED
 _ID_END = 9  # a first byte, and connection ids of 8 bytes
@@ -37,7 +37,7 @@ class _Malformed(Exception):
     """A frame that does not end where the packet does, or before."""
 
 
-class FastReceivingEngine(ReceivingEngine):
+class FastReceivingEngine(KeyUpdatingEngine):
     """Overrides how a packet is taken apart, where ``fast_path`` is set."""
 
     _fast_path: bool
