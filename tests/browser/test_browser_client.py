@@ -127,3 +127,26 @@ def test_groups_that_come_as_datagrams(client: Page) -> None:
         groups = run(client, script, ready["port"], ready["fingerprint"])
     first = groups[0][0]
     assert groups == [[first + index, 1.5, "as a datagram"] for index in range(5)]
+
+
+def test_a_replay_has_the_pace_of_the_recording_but_skips_holes(client: Page) -> None:
+    script = """async () => {
+        const { Pacer } = await import("/pacer.js");
+        const { signal } = new AbortController();
+        const pacer = new Pacer(2);
+        const passed = [];
+        const began = performance.now();
+        const wait = async (time) => {
+            await pacer.wait(time, signal);
+            passed.push([time, performance.now() - began]);
+        };
+        await wait(1000);
+        // Those of other groups wait at the same time, and that is no hole.
+        await Promise.all([wait(1030), wait(1001), wait(9000)]);
+        return passed;
+    }"""
+    times = dict(client.evaluate(script))
+    assert list(times) == [1000, 1001, 1030, 9000]
+    assert times[1000] < 100
+    assert times[1001] >= 500
+    assert times[9000] < 10_000

@@ -5,11 +5,13 @@ import * as format from "./format.js";
 import { GroupHistory, Rates } from "./history.js";
 import { keepConnected } from "./link.js";
 import { Player } from "./player.js";
+import { showRows } from "./table.js";
 import { Telemetry } from "./telemetry.js";
 
 /** Seconds of the track that are drawn. */
 const WINDOW = 60;
 const MOST_ROWS = 100;
+const MOST_BROADCASTS = 200;
 const TEXT_INTERVAL = 500;
 const CALM_INTERVAL = 1000;
 const CHART_INTERVAL = 100;
@@ -155,43 +157,6 @@ function showSeek() {
   }
 }
 
-function showGroups() {
-  const rows = history.rows().slice(0, MOST_ROWS);
-  find("groups").replaceChildren(...rows.map((row) => ("sequence" in row ? groupRow(row) : gapRow(row))));
-}
-
-function groupRow(group) {
-  const row = document.createElement("tr");
-  const frames = format.formatInteger(group.frames);
-  const cells = [
-    format.formatInteger(group.sequence),
-    format.formatTime(group.time, { precise: true }),
-    group.state === "complete" ? frames : `${frames} (${group.state})`,
-    format.formatBytes(group.bytes),
-    format.formatRate(group.rate),
-  ];
-  row.dataset.sequence = group.sequence;
-  row.append(...cells.map(cell));
-  return row;
-}
-
-function gapRow({ start, end, code }) {
-  const row = document.createElement("tr");
-  row.className = "gap";
-  const which = end - start === 1 ? `Group ${start} is` : `Groups ${start} to ${end - 1} are`;
-  const why = code === 0 ? "not there any more" : `not to be had (code ${code})`;
-  const only = cell(`${which} ${why}.`);
-  only.colSpan = 5;
-  row.append(only);
-  return row;
-}
-
-function cell(text) {
-  const element = document.createElement("td");
-  element.textContent = text;
-  return element;
-}
-
 function showCharts() {
   const { latest } = telemetry;
   find("charts-empty").hidden = latest !== undefined;
@@ -222,7 +187,7 @@ function runDisplay() {
       textsAt = now + (calm.matches ? CALM_INTERVAL : TEXT_INTERVAL);
       showTexts();
       showSeek();
-      showGroups();
+      showRows(find("groups"), history.rows().slice(0, MOST_ROWS));
     }
     requestAnimationFrame(step);
   };
@@ -356,7 +321,11 @@ async function useSession(session) {
 async function listBroadcasts(session) {
   const paths = new Set();
   for await (const { path, active } of session.announced()) {
-    paths[active ? "add" : "delete"](path);
+    if (!active) {
+      paths.delete(path);
+    } else if (paths.size < MOST_BROADCASTS) {
+      paths.add(path);
+    }
     const options = [...paths].sort().map((path) => new Option(path, path));
     find("broadcasts").replaceChildren(...options);
   }

@@ -1,10 +1,14 @@
 /** Lets frames through at the speed they were recorded, or a multiple of it. */
 
 const LONGEST_SLEEP = 500;
+/** A hole in the track that is longer, in seconds, is skipped: nobody wants to wait for a night. */
+const LONGEST_HOLE = 10;
 
 export class Pacer {
   #speed;
   #base;
+  #waiting = new Set();
+  #passed;
 
   /** A `speed` of Infinity holds nothing back. */
   constructor(speed) {
@@ -18,13 +22,22 @@ export class Pacer {
 
   /** Wait until a frame of this time is due, or `signal` aborts. */
   async wait(time, signal) {
-    while (!signal.aborted) {
-      const delay = this.#delay(time);
-      if (delay <= 0) {
-        return;
-      }
+    const waiter = { time };
+    this.#waiting.add(waiter);
+    for (let delay = this.#delay(time); delay > 0 && !signal.aborted; delay = this.#delay(time)) {
       await sleep(Math.min(delay * 1000, LONGEST_SLEEP), signal);
+      if (this.#isAfterHole(time)) {
+        this.#base = undefined;
+      }
     }
+    this.#waiting.delete(waiter);
+    this.#passed = Math.max(time, this.#passed ?? time);
+  }
+
+  /** Whether nothing comes between what has passed and this, for long. */
+  #isAfterHole(time) {
+    const next = Math.min(...Array.from(this.#waiting, (waiter) => waiter.time));
+    return time === next && time - this.#passed > LONGEST_HOLE;
   }
 
   #delay(time) {

@@ -178,6 +178,9 @@ async function* readFrames(reader, timescale) {
   let ticks = 0;
   while (!(await reader.atEnd())) {
     ticks += wire.decodeZigzag(await reader.varint());
+    if (!Number.isSafeInteger(ticks) || ticks < 0) {
+      throw new wire.WireError(`expected a timestamp from 0 to 2^53 - 1, got about ${ticks}`);
+    }
     const size = await reader.varint();
     if (size > MAX_FRAME_BYTES) {
       throw new wire.WireError(`expected a frame of at most ${MAX_FRAME_BYTES} bytes, got ${size}`);
