@@ -131,6 +131,7 @@ async def test_a_publisher_that_says_neither_start_nor_end(
         ) as subscription:
             for sequence in (4, 3, 7):
                 await group(sequence)
+            await wait_all_tasks_blocked()
             streams[0].finish()
             seen = await see_all(subscription)
             came = {item[0] for item in seen if not isinstance(item, Gap)}
