@@ -56,8 +56,9 @@ class World:
     async def session(
         self, backoff: Backoff = QUICK, **options: Any
     ) -> AsyncIterator[ReconnectingSession]:
-        async with open_reconnecting(HOME, self.connect, backoff, **options) as session:
-            yield session
+        with trio.fail_after(1000):  # what is tried for ever must not take the test that long
+            async with open_reconnecting(HOME, self.connect, backoff, **options) as session:
+                yield session
 
     async def cut(self, code: int = 0) -> None:
         """The latest connection is lost."""

@@ -193,6 +193,7 @@ async def test_a_client_goes_where_it_is_sent(autojump_clock: MockClock, order: 
         publish(track, 5)
         await wait_all_tasks_blocked()
         assert 505 in live.complete  # over the new one, while the old one still carries 500
+        assert old.closed is None
         for index in range(5, 8):
             writer.write_frame(payload(500, index))
         writer.finish()
@@ -273,8 +274,9 @@ async def test_being_sent_to_and_fro_is_paced(autojump_clock: MockClock) -> None
 async def test_a_second_goaway_is_refused() -> None:
     async with session_pair(Origin()) as pair:
         departure = pair.server.departure
-        for _ in range(2):
-            await departure._tell("moqt://a")
-        await wait_all_tasks_blocked()
+        for uri in ("moqt://first", "moqt://second"):
+            await departure._tell(uri)
+            await wait_all_tasks_blocked()
         assert pair.client.going_away is not None
+        assert pair.client.going_away.uri == "moqt://first"
         assert pair.client.closed is None

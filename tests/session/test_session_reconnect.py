@@ -9,7 +9,7 @@ import trio
 from reconnect_tools import HOME, QUICK, Reader, World, payload, publish
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from moqtrio import Backoff, Gap, Origin, ResumingSubscription, Track, TrackInfo
+from moqtrio import Backoff, Gap, GroupProducer, Origin, ResumingSubscription, Track, TrackInfo
 from moqtrio.errors import (
     ConnectError,
     EpochChanged,
@@ -268,6 +268,88 @@ async def test_a_publisher_that_tells_no_epoch_is_judged_by_what_it_has(
         following = await subscription.receive()
         assert not isinstance(following, Gap)
         assert following.sequence == 3
+
+
+async def test_no_group_comes_before_its_epoch_is_known(autojump_clock: MockClock) -> None:
+    """Else nothing could tell it from those of the next connection."""
+    silent = Origin()
+    broadcast = silent.create_broadcast("b")
+    publish(broadcast.create_track("t"))
+    questions = broadcast.create_track("t.epoch", first_sequence=2**62 - 1).requests()
+    world = World({HOME: silent})
+    async with questions, world.session() as session:
+        async with session.subscribe("b", "t") as subscription:
+            with trio.move_on_after(4) as scope:
+                await subscription.receive()
+            assert scope.cancelled_caught
+            other = await restart(world, run="other", groups=1)
+            group = await subscription.receive()
+            assert not isinstance(group, Gap)
+            assert (await group.receive()).payload == payload(0, run="other")
+            assert subscription.epoch == other.epoch
+        # Who does not answer at all is not waited for in vain.
+        world.servers[HOME] = silent
+        await world.cut()
+        await session.wait_connected(after=session.connections)
+        async with session.subscribe("b", "t") as subscription:
+            at = trio.current_time()
+            await subscription.receive()
+            assert trio.current_time() - at == 5
+            assert subscription.epoch is None
+
+
+async def test_an_epoch_that_was_told_once_is_remembered(autojump_clock: MockClock) -> None:
+    """A server between two others does not tell; the third one is another than the first."""
+
+    def server(*, tells: bool) -> Track:
+        origin = Origin()
+        broadcast = origin.create_broadcast("b")
+        if not tells:
+            broadcast.create_track("t.epoch")
+        track = broadcast.create_track("t", cache_age=1000.0)
+        track.write_frame(b"same", 1)
+        world.servers[HOME] = origin
+        return track
+
+    world = World()
+    first = server(tells=True)
+    async with world.session() as session, session.subscribe("b", "t") as subscription:
+        group = await subscription.receive()
+        assert not isinstance(group, Gap)
+        await group.receive()
+        server(tells=False).write_frame(b"next", 2)
+        await world.cut()
+        group = await subscription.receive()
+        assert not isinstance(group, Gap)
+        assert (await group.receive()).payload == b"next"
+        third = server(tells=True)
+        third.write_frame(b"next", 2)
+        await world.cut()
+        with pytest.raises(EpochChanged) as caught:
+            await subscription.receive()
+        assert (caught.value.previous, caught.value.current) == (first.epoch, third.epoch)
+
+
+async def test_what_overtook_before_the_loss_does_not_come_again(
+    autojump_clock: MockClock,
+) -> None:
+    origin = Origin()
+    track = track_of(origin, cache_age=1000.0)
+    world, reader = World({HOME: origin}), Reader()
+    async with (
+        world.session() as session,
+        session.subscribe("b", "t", start=0, order="arrival") as subscription,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(reader.read, subscription)
+        publish(track, 2)
+        await wait_all_tasks_blocked()
+        assert subscription._ledger.take(4)  # as if it had come before 2 and 3
+        await world.cut()
+        publish(track, 4)
+        track.finish()
+    assert sorted(reader.groups) == [0, 1, 2, 3, 5]
+    assert reader.gaps == []
 
 
 # Wishes
@@ -634,6 +716,43 @@ async def test_closing_is_for_good_and_nothing_is_left(autojump_clock: MockClock
             await trio.sleep_forever()
     await wait_all_tasks_blocked()
     assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+async def test_whoever_reads_is_cancelled_and_finds_nothing_closed(
+    autojump_clock: MockClock,
+) -> None:
+    origin = Origin()
+    track = track_of(origin)
+
+    async def read(scope: trio.CancelScope) -> None:
+        with scope:
+            async with (
+                World({HOME: origin}).session() as session,
+                session.subscribe("b", "t") as subscription,
+                trio.open_nursery() as nursery,
+            ):
+                async for item in subscription:
+                    assert not isinstance(item, Gap)
+                    nursery.start_soon(item.read_all)
+
+    async def write(writer: GroupProducer) -> None:
+        while True:
+            writer.write_frame(b"y")
+            await trio.lowlevel.checkpoint()
+
+    for _ in range(10):
+        with track.append_group() as writer:
+            async with trio.open_nursery() as writing:
+                async with trio.open_nursery() as nursery:
+                    scope = trio.CancelScope()
+                    writer.write_frame(b"x")
+                    nursery.start_soon(read, scope)
+                    await wait_all_tasks_blocked()
+                    writing.start_soon(write, writer)
+                    for _ in range(20):
+                        await trio.lowlevel.checkpoint()
+                    scope.cancel()
+                writing.cancel_scope.cancel()
 
 
 async def test_errors_of_the_block_come_out_as_they_are(autojump_clock: MockClock) -> None:
