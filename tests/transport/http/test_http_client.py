@@ -117,7 +117,8 @@ async def connect(port: int, **options: Any) -> None:
     """Connect and leave again."""
     options.setdefault("encrypted", False)
     options.setdefault("protocols", [ALPN])
-    async with open_websocket("127.0.0.1", port, settings=HASTY, **options):
+    options.setdefault("settings", plain_settings())
+    async with open_websocket("127.0.0.1", port, **options):
         pass
 
 
@@ -135,7 +136,7 @@ async def test_no_websocket_there(answer: Any, complaint: str, encrypted: bool) 
         complaint = "TLS handshake"
     async with answering(answer) as port:
         with pytest.raises(ConnectError, match=complaint):
-            await connect(port, encrypted=encrypted)
+            await connect(port, encrypted=encrypted, settings=HASTY)
 
 
 async def test_a_server_that_speaks_other_protocols() -> None:
@@ -157,7 +158,7 @@ async def test_a_server_that_upgrades_and_says_no_more() -> None:
 
     async with answering(accept) as port:
         with pytest.raises(ConnectError, match="no transport parameters came in time"):
-            await connect(port)
+            await connect(port, settings=HASTY)
 
 
 async def test_a_path_starts_with_a_slash() -> None:

@@ -151,7 +151,7 @@ async def test_who_does_not_come_to_the_point_is_closed(text: str) -> None:
 
 @pytest.mark.parametrize("requests_before", [0, 1])
 async def test_a_request_in_drips_is_closed_after_the_same_time(requests_before: int) -> None:
-    async with server(routes=ROUTES, connect_timeout=0.3) as port:
+    async with server(routes=ROUTES, connect_timeout=0.5) as port:
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         start = trio.current_time()
         async with stream, trio.open_nursery() as nursery:
@@ -174,14 +174,14 @@ async def test_a_request_in_drips_is_closed_after_the_same_time(requests_before:
 
 async def test_a_second_request_may_take_its_time_but_not_all_of_it() -> None:
     async with server(
-        routes=ROUTES, connect_timeout=0.1, idle_timeout=0.4, keep_alive=None
+        routes=ROUTES, connect_timeout=0.2, idle_timeout=0.8, keep_alive=None
     ) as port:
         stream = await trio.open_tcp_stream("127.0.0.1", port)
         async with stream:
             for _ in range(2):
                 await stream.send_all(request("GET /", close=False).encode())
                 assert (await stream.receive_some()).startswith(b"HTTP/1.1 200")
-                await trio.sleep(0.2)
+                await trio.sleep(0.4)
             start = trio.current_time()
             assert await read_to_end(stream) == b""
             assert trio.current_time() - start < 2

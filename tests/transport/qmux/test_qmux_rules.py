@@ -253,7 +253,7 @@ async def test_a_reader_is_lent_credit_that_unread_streams_use_up() -> None:
     got: list[bytes] = []
 
     async def read() -> None:
-        got.append(await wanted.receive_some())
+        got.append(bytes(await wanted.receive_some()))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(read)
