@@ -100,7 +100,8 @@ async def test_a_sender_stalls_at_exactly_the_window_and_resumes(pair: Pair) -> 
         assert far.statistics().receive_buffered == 40_000
         unsent = near.statistics().send_buffered
         assert unsent == taken - 40_000
-        assert 9_000 <= unsent < 11_000  # a write is taken whole, or not at all
+        # Above the low-water mark nobody is woken, and a write is taken whole or not at all.
+        assert 5_000 < unsent < 11_000
 
         receiver = await far.accept_uni()
         got = 0

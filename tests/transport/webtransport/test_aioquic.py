@@ -107,14 +107,15 @@ async def connected(
     async def serve(connection: Connection) -> None:
         await serve_webtransport(connection, handler, protocols=["p"])
 
-    async with trio.open_nursery() as nursery:
-        listener = await start_server(nursery, serve, alpn=("h3",))
-        with trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM) as sock:
-            await sock.bind(("127.0.0.1", 0))
+    sock = trio.socket.socket(trio.socket.AF_INET, trio.socket.SOCK_DGRAM)
+    with sock:
+        await sock.bind(("127.0.0.1", 0))
+        async with trio.open_nursery() as nursery:
+            listener = await start_server(nursery, serve, alpn=("h3",))
             client = Client(sock, ("127.0.0.1", listener.port))
             nursery.start_soon(client.run)
             yield client
-        nursery.cancel_scope.cancel()
+            nursery.cancel_scope.cancel()
 
 
 async def test_a_whole_session() -> None:
