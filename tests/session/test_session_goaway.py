@@ -234,6 +234,22 @@ async def test_a_group_that_takes_too_long_moves_too(autojump_clock: MockClock) 
     assert reader.complete == {0}
 
 
+async def test_announcements_move_too(autojump_clock: MockClock) -> None:
+    here, there = Origin(), Origin()
+    here.create_broadcast("a")
+    there.create_broadcast("b")
+    world = World({HOME: here, AWAY: there})
+    async with (
+        world.session() as session,
+        session.announced() as announced,
+        trio.open_nursery() as nursery,
+    ):
+        assert (await announced.receive()).path == "a"
+        nursery.start_soon(world.sessions[0].go_away, AWAY)
+        changes = [await announced.receive() for _ in range(2)]
+        assert [(each.path, each.active) for each in changes] == [("a", False), ("b", True)]
+
+
 @pytest.mark.parametrize("uri", ["", "moqt://evil:4443", "not a URL \0"])
 async def test_without_a_place_to_go_it_comes_back(
     autojump_clock: MockClock, uri: str, caplog: pytest.LogCaptureFixture
