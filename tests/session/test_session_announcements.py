@@ -10,6 +10,7 @@ import pytest
 import session_pairs
 import trio
 from session_pairs import session_pair
+from session_raw import ANNOUNCE, raw_subscriber, received
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from moqtrio.errors import RequestError, SessionClosed, StreamCode
@@ -311,3 +312,22 @@ async def test_what_is_known_of_tracks_is_forgotten_with_their_broadcast(
         await announcements.receive()
         with pytest.raises(RequestError):
             await pair.client.track_info("b", "t")
+
+
+@pytest.mark.parametrize("version", [LITE_04, LITE_05, LITE_06], ids=str)
+async def test_a_peer_is_not_sent_what_came_through_it(version: Version) -> None:
+    """It would drop it, but it need not even come."""
+    origin = Origin()
+    origin.create_broadcast("through", route=Route((7, 8)))
+    origin.create_broadcast("past", route=Route((8,)))
+    async with raw_subscriber(origin, version=version) as raw:
+        if version is LITE_06:
+            setup = await raw.connection.open_uni()
+            hello = bytes([lite.UniStreamType.SETUP]) + lite.Setup(origin=8).encode(version)
+            await setup.send_all(hello)
+            setup.finish()
+            await wait_all_tasks_blocked()
+        request = lite.AnnounceRequest("", 7).encode(version)
+        data = received(await raw.request(ANNOUNCE, request))
+        assert b"through" not in data
+        assert (b"past" in data) == (version is not LITE_06)
