@@ -89,7 +89,7 @@ def test_live_groups_and_curves(page: Page, server: Server) -> None:
     assert cells[2] == "5"
     assert re.fullmatch(r"\d\d:\d\d:\d\d[.,]\d\d", cells[1])
     assert cells[3].endswith("kB")
-    assert cells[4].endswith("kB/s")
+    assert cells[4].endswith("B/s")
 
 
 def test_the_slider_goes_back_in_history(page: Page, server: Server) -> None:
@@ -253,8 +253,19 @@ def test_a_track_that_begins_again(page: Page, tmp_path: Path) -> None:
         server.program.stop()
     with serving(tmp_path / "another", port=server.port):
         expect(page.locator("#status")).to_have_text("Connected")
+        expect(page.get_by_role("alert")).to_contain_text("The track has begun again")
         wait_for_oldest(page)
         assert_no_gap(sequences(page))
+
+
+def test_a_track_that_does_not_exist(page: Page, server: Server) -> None:
+    page.goto(f"{server.page}?broadcast=host&track=nothing")
+    expect(page.get_by_role("alert")).to_contain_text("refused with code 0x33")
+    page.get_by_label("Track", exact=True).fill("telemetry")
+    page.get_by_role("button", name="Watch").click()
+    wait_for_group(page, 1)
+    expect(page.locator("#problem")).to_be_hidden()
+    assert page.url.endswith("?broadcast=host&track=telemetry")
 
 
 def test_a_browser_without_webtransport(page: Page, server: Server) -> None:

@@ -44,6 +44,7 @@ let seekTimer;
 
 const listener = {
   clear() {
+    showProblem("", "");
     history.clear();
     telemetry.clear();
     charts.hideCursor();

@@ -24,12 +24,13 @@ export class Problem extends Error {
  * Keep a session with the server this page is from, until `signal` aborts.
  *
  * `use(session)` is called with every session, and ends by itself when that does. `tell(state,
- * problem)` hears "connecting", "connected", "waiting" and "failed", which is final.
+ * problem)` hears "connecting", "connected", "waiting" (also while it tries again) and "failed",
+ * which is final.
  */
 export async function keepConnected({ use, tell, signal }) {
   let failures = 0;
+  tell("connecting"); // once: who listens to a screen reader need not hear of every attempt
   while (!signal.aborted) {
-    tell("connecting");
     try {
       const session = await connect(location);
       const began = performance.now();

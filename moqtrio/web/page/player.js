@@ -29,6 +29,7 @@ export class Player {
   #speed = 1;
   #beside;
   #epoch;
+  #isFailing = false;
 
   /**
    * `window` is how many seconds before the place it begins at come as well, at once. `listener` has `clear()`,
@@ -126,8 +127,8 @@ export class Player {
     const isOther = epoch !== undefined && this.#epoch !== undefined && epoch !== this.#epoch;
     this.#epoch = epoch ?? this.#epoch;
     if (isOther || this.#next > this.edge + 1) {
-      this.#listener.problem("The track has begun again: its publisher does not have what was.");
       this.goLive();
+      this.#listener.problem("The track has begun again: its publisher does not have what was.");
     }
   }
 
@@ -145,7 +146,7 @@ export class Player {
       if (signal.aborted) {
         close();
       }
-      this.#listener.problem("");
+      this.#tellFailure(undefined);
       await this.#readAll(subscription, place, signal);
       signal.removeEventListener("abort", close);
       if (!signal.aborted) {
@@ -153,7 +154,7 @@ export class Player {
       }
     } catch (error) {
       if (!signal.aborted) {
-        this.#listener.problem(`The track cannot be followed now: ${error.message}. Trying again.`);
+        this.#tellFailure(error);
         await sleep(RETRY_PAUSE, signal);
       }
     } finally {
@@ -161,6 +162,15 @@ export class Player {
         this.#next = place.next; // unless the person chose another in the meantime
       }
     }
+  }
+
+  #tellFailure(error) {
+    if (error) {
+      this.#listener.problem(`The track cannot be followed now: ${error.message}. Trying again.`);
+    } else if (this.#isFailing) {
+      this.#listener.problem("");
+    }
+    this.#isFailing = Boolean(error);
   }
 
   async #subscribe(session) {
