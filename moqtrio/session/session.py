@@ -19,7 +19,6 @@ import trio
 from cryptography import x509
 
 from ..errors import (
-    DecodeError,
     ProtocolError,
     RequestError,
     SessionClosed,
@@ -28,20 +27,20 @@ from ..errors import (
     StreamReset,
     describe_stream_code,
 )
-from ..model import Announcement, GroupConsumer, MediaClock, Origin, TrackInfo
+from ..model import Announcement, GroupConsumer, Origin, TrackInfo
 from ..scope import open_scope
-from ..transport.connection import BidiStream, Connection, ConnectionStatistics, ReceiveStream
+from ..transport.connection import BidiStream, Connection, ConnectionStatistics
 from ..wire import Version, lite
 from .announcements import Announcements, read_hello, wait_announced
 from .control import ControlStream
-from .datagrams import group_of, receive_datagrams
+from .datagrams import receive_datagrams
 from .goaway import GRACE, Departure, GoingAway
-from .group_stream import StreamGroupConsumer
 from .incoming import IncomingStreams
 from .latency import to_wire
 from .limits import Guard, SessionLimits
 from .probe import ProbeReports
 from .publisher import Publisher
+from .receiving import Subscriptions
 from .serving import ServingLimits
 from .setup import DEFAULT_COST, PeerSetup, send_setup
 from .subscription import Order, Subscription
@@ -99,10 +98,9 @@ class Session:
         self._publisher = Publisher(
             connection, version, publish, self._settings.serving, self._peer_setup, self._guard
         )
-        self._subscriptions: dict[int, Subscription] = {}
+        self._subscriptions = Subscriptions(version, self._settings.max_frame_bytes)
         self._subscribe_ids = count()
         self._track_infos = TrackInfos()
-        self._clock = MediaClock()
 
     @property
     def version(self) -> str:
@@ -301,7 +299,7 @@ class Session:
         request.encode(self._version)
         info = await self.track_info(broadcast, track)
         control = await self.open_request(lite.BidiStreamType.FETCH)
-        group = self._group(sequence, control.receive, info)
+        group = self._subscriptions.make_group(sequence, control.receive, info)
         try:
             # No FIN: to moq-rs the end of a request is its cancellation.
             await control.send_all(request)
@@ -471,7 +469,7 @@ class Session:
         Cancelling it leaves the connection open: closing it is its owner's business.
         """
         streams = IncomingStreams(
-            self._connection, self._version, self._peer_setup, self, self._guard
+            self._connection, self._version, self._peer_setup, self._subscriptions, self._guard
         )
         try:
             async with trio.open_nursery() as nursery:
@@ -479,7 +477,7 @@ class Session:
                 nursery.start_soon(self._accept_requests, nursery)
                 nursery.start_soon(streams.run, nursery)
                 if lite.has_datagrams(self._version):
-                    nursery.start_soon(receive_datagrams, self._connection, self)
+                    nursery.start_soon(receive_datagrams, self._connection, self._subscriptions)
         except* SessionClosed:
             pass
         except* ProtocolError as group:
@@ -502,50 +500,6 @@ class Session:
         while True:
             stream: BidiStream = await self._connection.accept_bidi()
             nursery.start_soon(self._publisher.handle, stream)
-
-    def take_group(
-        self,
-        subscribe_id: int,
-        sequence: int,
-        frame_start: int,
-        stream: ReceiveStream,
-        *,
-        skip: int = 0,
-        preload: bytes = b"",
-    ) -> None:
-        """See ``incoming.GroupTaker``."""
-        subscription = self._subscriptions.get(subscribe_id)
-        if subscription is None:
-            stream.stop(StreamCode.CANCEL)  # A group that was under way when we unsubscribed.
-            return
-        if frame_start:  # What comes would look like the whole group.
-            raise DecodeError(f"expected all frames of group {sequence}, got {frame_start} and up")
-        group = self._group(sequence, stream, subscription.info, skip=skip)
-        if preload:
-            try:
-                group.preload(preload)
-            except DecodeError as error:
-                logger.warning("%s: bad group %d: %s", self.remote_address, sequence, error)
-        subscription.group_arrived(group)
-
-    def take_datagram(self, datagram: lite.Datagram) -> None:
-        """See ``datagrams.DatagramTaker``."""
-        subscription = self._subscriptions.get(datagram.subscribe_id)
-        if subscription is not None:
-            timescale = subscription.info.timescale
-            subscription.datagram_arrived(group_of(datagram, timescale))
-
-    def _group(
-        self, sequence: int, stream: ReceiveStream, info: TrackInfo, *, skip: int = 0
-    ) -> StreamGroupConsumer:
-        return StreamGroupConsumer(
-            sequence,
-            stream,
-            skip=skip,
-            timescale=info.timescale if lite.has_timestamps(self._version) else None,
-            now_us=self._clock.now_us,
-            max_frame_bytes=self._settings.max_frame_bytes,
-        )
 
 
 def _refused(what: str, error: StreamReset) -> RequestError:
