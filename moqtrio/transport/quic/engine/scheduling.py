@@ -128,8 +128,9 @@ class SchedulingEngine(StockConnection):
     def prioritise(self, stream: EngineStream, priority: int) -> None:
         """Send this stream's bytes before those of a lower number."""
         unsent = stream.sender.unsent
-        self._count_unsent(stream.priority, -unsent)
-        self._count_unsent(priority, unsent)
+        if unsent:
+            self._count_unsent(stream.priority, -unsent)
+            self._count_unsent(priority, unsent)
         stream.priority = priority
         if stream.entry is not None:
             self._enqueue(stream)

@@ -334,6 +334,7 @@ class SendingEngine(FastReceivingEngine):
         left."""
         sendable = self._sendable
         on_delivery = self._on_stream_frame_delivery
+        priority = taken = 0  # bytes of streams of one priority that have not been counted yet
         while sendable:
             entry = sendable[0]
             stream = entry[2]
@@ -372,7 +373,11 @@ class SendingEngine(FastReceivingEngine):
             newly = sender.highest_offset - before
             if newly:
                 self._remote_max_data_used += newly
-                self._count_unsent(stream.priority, -newly)
+                if stream.priority != priority:
+                    if taken:
+                        self._count_unsent(priority, -taken)
+                    priority, taken = stream.priority, 0
+                taken += newly
             data = frame[1]
             kind = _STREAM_TYPE | frame[2]
             length = (len(data) | 0x4000).to_bytes(2, "big")
@@ -386,6 +391,8 @@ class SendingEngine(FastReceivingEngine):
             parts.append(data)
             handlers.append((on_delivery, (stream, frame)))
             room -= overhead + len(data)
+        if taken:
+            self._count_unsent(priority, -taken)
         return room
 
     # What became of frames
