@@ -6,7 +6,7 @@ import trio
 
 from ..errors import DecodeError, EpochChanged, RequestError, StreamReset
 from ..model import Frame, GroupConsumer
-from .reconnect_group import is_same_frame
+from .reconnect_group import as_sent, is_same_frame
 from .session import Session
 from .subscription import Gap
 
@@ -53,7 +53,7 @@ class Evidence:
                 raise self.changed(f"its latest group is {item.sequence}, and {edge - 1} had come")
             with trio.move_on_after(_PATIENCE):
                 if item.sequence == self._sequence:
-                    await self._compare(item)
+                    await self._compare(item, session)
                 else:
                     await self._fetch_and_compare(session)
 
@@ -65,13 +65,13 @@ class Evidence:
         except (RequestError, DecodeError):
             return  # it is not there any more
         try:
-            await self._compare(group)
+            await self._compare(group, session)
         finally:
             await group.aclose()
 
-    async def _compare(self, group: GroupConsumer) -> None:
+    async def _compare(self, group: GroupConsumer, session: Session) -> None:
         try:
-            first = await group.receive()
+            first = as_sent(await group.receive(), session)
         except (trio.EndOfChannel, StreamReset, DecodeError):
             return
         if self._first is not None and not is_same_frame(self._first, first):

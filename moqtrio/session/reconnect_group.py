@@ -9,8 +9,10 @@ import trio
 
 from ..errors import EpochChanged, SessionClosed, StreamCode, StreamReset
 from ..model import Frame, GroupConsumer
+from ..wire import lite
 from .group_stream import StreamGroupConsumer
 from .reconnect_links import ENDING, Link
+from .session import Session
 
 
 class Reopener(Protocol):
@@ -33,8 +35,13 @@ class Reopener(Protocol):
         ...
 
 
+def as_sent(frame: Frame, session: Session) -> Frame:
+    """A frame without what its publisher has not sent: before draft 05, a timestamp."""
+    return frame if lite.has_timestamps(session._version) else Frame(frame.payload, 0)
+
+
 def is_same_frame(one: Frame, other: Frame) -> bool:
-    """Whether two frames can be one. Versions before 05 say nothing of timestamps."""
+    """Whether two frames can be one, as they were sent."""
     if one.payload != other.payload:
         return False
     return not (one.timestamp_us and other.timestamp_us) or one.timestamp_us == other.timestamp_us
@@ -152,13 +159,13 @@ class ResumingGroup(GroupConsumer):
         """Those frames that were not delivered already, over a connection that was lost."""
         if not self._skip:
             if not self._count:
-                self.first = batch[0]
+                self.first = as_sent(batch[0], self.link.session)
                 self._source.group_began(self)
             self._count += len(batch)
             return batch
         if self._skip == self._count:
             assert self.first is not None
-            if not is_same_frame(self.first, batch[0]):
+            if not is_same_frame(self.first, as_sent(batch[0], self.link.session)):
                 raise self._fail(EpochChanged(f"group {self._sequence} begins otherwise now"))
         known, new = batch[: self._skip], batch[self._skip :]
         self._skip -= len(known)

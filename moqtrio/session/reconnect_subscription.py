@@ -129,6 +129,7 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
         self._in_a_row = 0
         self._receiving: trio.CancelScope | None = None
         self._scope: trio.CancelScope | None = None
+        self._nursery: trio.Nursery | None = None
 
     @property
     def info(self) -> TrackInfo:
@@ -332,11 +333,8 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
         after = -1
         while True:
             link = await self._wait_link(after)
-            wish = self._wish
             try:
-                inner = await link.session.fetch(
-                    wish.broadcast, wish.track, group.sequence, priority=wish.priority
-                )
+                inner = await self._get(link, group)
             except SessionClosed:
                 continue
             except RequestError as error:
@@ -346,8 +344,40 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
                 logger.info("%s", error)
                 raise StreamReset(error.code) from error
             group.link = link
-            assert isinstance(inner, StreamGroupConsumer)
             return inner
+
+    async def _get(self, link: Link, group: ResumingGroup) -> StreamGroupConsumer:
+        wish, session = self._wish, link.session
+        if not lite.Fetch.exists_in(session._version):
+            assert self._nursery is not None
+            found: StreamGroupConsumer = await self._nursery.start(self._get_alone, link, group)
+            return found
+        inner = await session.fetch(
+            wish.broadcast, wish.track, group.sequence, priority=wish.priority
+        )
+        assert isinstance(inner, StreamGroupConsumer)
+        return inner
+
+    async def _get_alone(
+        self,
+        link: Link,
+        group: ResumingGroup,
+        *,
+        task_status: trio.TaskStatus[StreamGroupConsumer],
+    ) -> None:
+        """Get a group by a subscription to nothing else (before draft 05 there is no FETCH)."""
+        end = group.sequence + 1
+        wish = attrs.evolve(self._wish, end=end, order="arrival")
+        async with wish.subscribe(link.session, group.sequence) as alone:
+            try:
+                item = await alone.receive()
+            except trio.EndOfChannel:
+                raise StreamReset(StreamCode.NOT_FOUND) from None
+            if isinstance(item, Gap):
+                raise StreamReset(item.code or StreamCode.NOT_FOUND)
+            task_status.started(item)
+            while not (group.over or item.over):
+                await self._news.wait()
 
     def group_began(self, group: ResumingGroup) -> None:
         """Its first frame can be compared, should the connection be lost."""
@@ -355,9 +385,8 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
         self._evidence.saw(group.sequence, group.first)
 
     def group_over(self, group: ResumingGroup) -> None:
-        """A connection that is to be closed may wait for this."""
-        if group.link.superseded.is_set():
-            self._news.tell()
+        """What carried it may be closed."""
+        self._news.tell()
 
     async def _wait_link(self, after: int) -> Link:
         """A connection on which the track is the one it was."""
@@ -375,7 +404,7 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
         """Subscribe on each connection in turn. Says that it has started when the first
         publisher has accepted; raises what ``Session.subscribe`` does before that."""
         async with open_scope() as nursery:
-            self._scope = nursery.cancel_scope
+            self._scope, self._nursery = nursery.cancel_scope, nursery
             link = await self._subscribe_first(nursery)
             # It ends with the block that uses it, so that whoever reads there is cancelled, and
             # does not find the groups closed.

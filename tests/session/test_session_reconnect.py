@@ -19,6 +19,7 @@ from moqtrio.errors import (
     StreamCode,
     StreamReset,
 )
+from moqtrio.wire import VERSIONS, Version
 
 
 def track_of(origin: Origin, **options: float) -> Track:
@@ -53,14 +54,15 @@ async def test_a_subscription_goes_on_at_the_next_group(
     assert world.clients[1].statistics().bytes_received < 6 * 100 + 400
 
 
+@pytest.mark.parametrize("version", VERSIONS, ids=str)
 @pytest.mark.parametrize("order", ["sequence", "arrival"])
 @pytest.mark.parametrize("read", [0, 1, 5])
 async def test_a_group_that_is_cut_off_goes_on_where_it_was(
-    autojump_clock: MockClock, order: str, read: int
+    autojump_clock: MockClock, order: str, read: int, version: Version
 ) -> None:
     origin = Origin()
     track = track_of(origin)
-    world = World({HOME: origin})
+    world = World({HOME: origin}, version=version)
     async with (
         world.session() as session,
         session.subscribe("b", "t", order=order) as subscription,  # type: ignore[arg-type]  # one of two
@@ -115,10 +117,13 @@ async def test_groups_that_are_gone_are_a_gap(autojump_clock: MockClock) -> None
     assert reader.gaps == [Gap(2, 7, 0)]
 
 
-async def test_a_cut_group_that_is_gone_ends_with_its_error(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("version", VERSIONS, ids=str)
+async def test_a_cut_group_that_is_gone_ends_with_its_error(
+    autojump_clock: MockClock, version: Version
+) -> None:
     origin = Origin()
     track = track_of(origin, cache_age=1.0)
-    world, reader = World({HOME: origin}), Reader()
+    world, reader = World({HOME: origin}, version=version), Reader()
     async with (
         world.session() as session,
         session.subscribe("b", "t") as subscription,
