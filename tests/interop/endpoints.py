@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 
 import moqtrio
+from moqtrio.wire import LITE_06, Version
 
 from .payloads import described, digest, payload, timestamp_us
 
@@ -28,12 +29,21 @@ async def moqtrio_server(origin: moqtrio.Origin) -> AsyncIterator[moqtrio.Listen
 
 @asynccontextmanager
 async def session_with(
-    server: MoqRs, *, publish: moqtrio.Origin | None = None
+    server: MoqRs,
+    *,
+    publish: moqtrio.Origin | None = None,
+    version: Version = LITE_06,
+    settings: moqtrio.SessionSettings | None = None,
 ) -> AsyncIterator[moqtrio.Session]:
     """A moqtrio session with a moq-rs server."""
-    tls = moqtrio.ClientTls(fingerprint=server.fingerprint)
-    async with moqtrio.open_session(server.url, publish=publish, tls=tls) as session:
-        assert session.version == "moq-lite-06"
+    async with moqtrio.open_session(
+        server.url,
+        publish=publish,
+        tls=moqtrio.ClientTls(fingerprint=server.fingerprint),
+        versions=[version],
+        settings=settings,
+    ) as session:
+        assert session.version == version.name
         yield session
 
 
