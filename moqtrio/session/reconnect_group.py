@@ -7,7 +7,7 @@ from typing import Protocol
 
 import trio
 
-from ..errors import EpochChanged, SessionClosed, StreamCode, StreamReset
+from ..errors import DecodeError, EpochChanged, SessionClosed, StreamCode, StreamReset
 from ..model import Frame, GroupConsumer
 from ..wire import lite
 from .group_stream import StreamGroupConsumer
@@ -135,6 +135,9 @@ class ResumingGroup(GroupConsumer):
             except (SessionClosed, StreamReset) as error:
                 await self._resume(error)
                 continue
+            except DecodeError as error:
+                self._fail(error)
+                raise
             if not batch:
                 self._ended()
                 return []
