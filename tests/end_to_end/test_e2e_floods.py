@@ -79,7 +79,7 @@ async def endless_streams(connection: Connection) -> None:
 async def groups_for_nobody(connection: Connection) -> None:
     for sequence in range(10_000):
         stream = await connection.open_uni()
-        stream.send_nowait(encode_group_header(5, sequence, LITE_05) + bytes(20_000))
+        await stream.send_all(encode_group_header(5, sequence, LITE_05) + bytes(20_000))
 
 
 FLOODS: list[Callable[[Connection], Awaitable[None]]] = [
