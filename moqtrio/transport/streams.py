@@ -327,8 +327,10 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
             self._wake()
 
     def _reset_by_peer(self, code: int) -> None:
-        if self._ended or self._reset_code is not None or self._parent.closed is not None:
-            return  # a session's streams are reset because it ended: that is known by then
+        if self._ended or self._reset_code is not None:
+            return
+        if self._parent.closed is not None and not self._closed:
+            return  # reset because the session ended: what came before can still be read
         self._reset_code = code
         self._discard()
         self._consumed()

@@ -94,19 +94,24 @@ async def test_a_reset_that_follows_the_end_takes_nothing_away() -> None:
             await received.receive_some()
 
 
-async def test_unread_streams_are_given_back_over_quic() -> None:
-    """Also those that ended and whose data nobody took: sessions share the window."""
+@pytest.mark.parametrize("leave", ["at once", "later"])
+async def test_unread_streams_are_given_back_over_quic(leave: str) -> None:
+    """Those that ended, and those that are reset because their session did, before or after
+    its handler has returned: sessions share the limits."""
     settings = plain_settings(connection_window=30_000, max_streams_uni=4)
-    ended: list[Connection] = []
+    reset, ended = trio.Event(), 0
 
     async def handler(session: Connection) -> None:
-        ended.append(session)
-        await session.accept_uni()
-        (await session.accept_uni()).stop(1)
+        nonlocal ended
+        ended += 1
+        received = [await session.accept_uni() for _ in range(3)]
+        received[1].stop(1)
         await session.wait_closed()
+        if leave == "later":
+            await reset.wait()
 
     async def serve(connection: Connection) -> None:
-        await serve_webtransport(connection, handler, protocols=[ALPN])
+        await serve_webtransport(connection, handler, protocols=[ALPN], max_sessions=1)
 
     async with (
         quic_pair(client=settings, server=settings) as (near, far),
@@ -116,16 +121,22 @@ async def test_unread_streams_are_given_back_over_quic() -> None:
         peer = raw.Peer(near)
         await peer.hello()
         for _ in range(8):
+            reset = trio.Event()
             with trio.fail_after(5):
                 connect = await peer.session()
                 start = varints(raw.UNI, connect.send.stream_id)
-                await peer.open(start + bytes(9000), finish=True)
-                stream = await peer.open(start + bytes(9000), finish=True)
-                await stream.wait_stopped()
+                await peer.open(start + bytes(6000), finish=True)
+                stopped = await peer.open(start + bytes(6000), finish=True)
+                unfinished = await peer.open(start + bytes(6000))
+                await stopped.wait_stopped()
                 connect.send.send_nowait(raw.capsule(raw.CLOSE, bytes(4)), finish=True)
                 assert await read_all(connect.receive) == b""
+                await unfinished.wait_stopped()
+                # The control streams are left, and on the far side what nobody took.
+                await until(lambda: near.statistics().streams_open == 2)
+                reset.set()
         near.close()
-    assert len(ended) == 8
+    assert ended == 8
 
 
 async def test_what_webtransport_says_of_streams_has_a_name() -> None:

@@ -498,11 +498,11 @@ async def test_the_end_of_the_connection_ends_its_sessions(
     wire: int, code: int, reason: str
 ) -> None:
     sessions = Sessions()
-    async with serving(sessions) as peer:
+    async with serving(sessions, settings=plain_settings(max_streams_uni=1)) as peer:
         await peer.hello()
         await peer.session()
         session = await sessions.next()
-        waits: list[Wait] = [session.accept_uni, session.receive_datagram]
+        waits: list[Wait] = [session.accept_uni, session.receive_datagram, session.open_uni]
         ended: list[int] = []
 
         async def expect_the_end(wait: Wait) -> None:
@@ -517,7 +517,7 @@ async def test_the_end_of_the_connection_ends_its_sessions(
             peer.connection.close(wire)
         end = await session.wait_closed()
         assert (end.code, end.reason, end.remote) == (code, reason, True)
-        assert ended == [code] * 2
+        assert ended == [code] * 3
 
 
 async def test_waiting_for_a_stream_ends_with_the_session() -> None:
