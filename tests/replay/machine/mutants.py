@@ -234,7 +234,7 @@ ENGINE = [
         "P8 an error within a group is its end",
         ("P5", "P8"),
         retry.RetryingReader.poll_frames,
-        "waiting = self._backoff.failed()\n        if waiting is None:\n            raise",
+        "waiting = self._tries.failed()\n        if waiting is None:\n            raise",
         "return End()",
         SLUGGISH_STORE,
         ("subscribe", "fail", "heal", "fetch", "let_time_pass"),
