@@ -18,6 +18,11 @@ EXPECTED = "expected https://HOST:PORT or moqt://HOST:PORT"
 _TARGET_CHARACTERS = "/?:@!$&'()*+,;=-._~%"
 
 
+def _as_ascii(host: str) -> str:
+    """A name as DNS, TLS and HTTP have it (RFC 3490, IDNA). Raises UnicodeError."""
+    return host.encode("idna").decode("ascii")
+
+
 class Binding(Enum):
     """What carries a session."""
 
@@ -68,10 +73,14 @@ class SessionUrl:
                 f"the URL of {parts.hostname} has a user name: a token goes into the query, "
                 "as ?jwt=TOKEN"
             )
+        try:
+            host = parts.hostname if ":" in parts.hostname else _as_ascii(parts.hostname)
+        except UnicodeError as error:
+            raise ValueError(f"{parts.hostname!r} is no name of a host: {error}") from None
         target = quote(parts.path + (f"?{parts.query}" if parts.query else ""), _TARGET_CHARACTERS)
         return cls(
             parts.scheme,
-            parts.hostname,
+            host,
             _DEFAULT_PORTS[parts.scheme] if port is None else port,
             None if target in ("", "/") else target,
         )

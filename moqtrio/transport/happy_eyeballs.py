@@ -30,6 +30,8 @@ async def resolve(host: str, port: int, kind: socket.SocketKind) -> list[tuple[i
         found = await trio.socket.getaddrinfo(host, port, type=kind)
     except OSError as error:
         raise ConnectError(f"cannot find the address of {host!r}: {error.strerror}") from error
+    except UnicodeError as error:
+        raise ConnectError(f"{host!r} is no name of a host: {error}", retryable=False) from error
     return interleaved([(int(family), address) for family, _, _, _, address in found])
 
 

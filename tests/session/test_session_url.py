@@ -19,6 +19,7 @@ from moqtrio.session.url import Binding, SessionUrl
         ("HTTPS://Relay.Example/Path", "https", "relay.example", 443, "/Path"),
         ("https://h/ä b%20", "https", "h", 443, "/%C3%A4%20b%20"),
         ("moqt://h?", "moqt", "h", 443, None),
+        ("https://bücher.example", "https", "xn--bcher-kva.example", 443, None),
     ],
 )
 def test_a_url_is_taken_apart(
@@ -39,6 +40,8 @@ def test_a_url_is_taken_apart(
         ("moqt://h:x", "is not a URL"),
         ("https://[::1", "is not a URL"),
         ("https://user:secret@h", "has a user name"),
+        ("moqt://" + "a" * 64 + ".example", "no name of a host"),
+        ("https://a..b", "no name of a host"),
     ],
 )
 def test_what_is_no_url_of_a_session_is_refused(url: str, problem: str) -> None:

@@ -204,3 +204,9 @@ async def test_one_refusal_is_an_answer_for_all_addresses() -> None:
         with pytest.raises(ConnectError) as raised:
             await race([partial(attempt, each) for each in answers], discard=repr)
         assert raised.value.retryable == expected
+
+
+async def test_what_cannot_be_a_name_is_an_answer() -> None:
+    with pytest.raises(ConnectError, match="no name of a host") as raised:
+        await resolve("a" * 64, 443, socket.SOCK_DGRAM)
+    assert not raised.value.retryable

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 
 import h11
 import trio
 from wsproto.connection import ConnectionType
-from wsproto.events import AcceptConnection, RejectConnection, Request
+from wsproto.events import AcceptConnection, RejectConnection, RejectData, Request
 from wsproto.handshake import H11Handshake
-from wsproto.utilities import RemoteProtocolError
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from ...errors import ConnectError
 from ...scope import bare_exceptions
@@ -25,6 +25,9 @@ from .websocket import WebSocketLink
 
 _READ_SIZE = 64 * 1024
 _LARGEST_FINGERPRINT = 256
+_LARGEST_EXPLANATION = 512
+_EXPLANATION_PATIENCE = 1.0  # seconds
+_NO_MORE = (RemoteProtocolError, LocalProtocolError, trio.BrokenResourceError)
 
 
 async def fetch_fingerprint(
@@ -157,9 +160,11 @@ async def _upgrade(
     except trio.BrokenResourceError as error:
         raise ConnectError(f"{where}: the connection was lost in the handshake") from error
     if isinstance(answer, RejectConnection):
+        status = answer.status_code
         raise ConnectError(
-            f"{where} refused a WebSocket at {path} with HTTP status {answer.status_code}",
-            retryable=is_retryable(answer.status_code),
+            f"{where} refused a WebSocket at {path} with HTTP status {status}"
+            + (f": {said}" if (said := await _explanation(stream, handshake, answer)) else ""),
+            retryable=is_retryable(status),
         )
     agreement = offered.get(answer.subprotocol or "")
     if agreement is None:
@@ -185,6 +190,24 @@ async def _handshake_answer(
         for event in handshake.events():
             if isinstance(event, AcceptConnection | RejectConnection):
                 return event
+
+
+async def _explanation(
+    stream: trio.abc.Stream, handshake: H11Handshake, refusal: RejectConnection
+) -> str:
+    """What the server says of its refusal, if that is a line of text and comes soon."""
+    kinds = [value for name, value in refusal.headers if name.lower() == b"content-type"]
+    body, is_whole = b"", not kinds or not kinds[0].startswith(b"text/plain")
+    with trio.move_on_after(_EXPLANATION_PATIENCE), suppress(*_NO_MORE):
+        while not is_whole and len(body) <= _LARGEST_EXPLANATION:
+            for event in handshake.events():
+                if isinstance(event, RejectData):
+                    body += event.data
+                    is_whole = event.body_finished
+            if not is_whole:
+                handshake.receive_data(bytes(await stream.receive_some(_READ_SIZE)) or None)
+    text = body[:_LARGEST_EXPLANATION].decode("ascii", errors="replace").strip()
+    return text if text.isprintable() else ""
 
 
 async def _get(stream: trio.SocketStream, where: str, path: str) -> tuple[int, bytes]:

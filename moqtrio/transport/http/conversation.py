@@ -15,7 +15,7 @@ from wsproto.handshake import H11Handshake
 from wsproto.utilities import RemoteProtocolError
 
 from ..handling import Handler, run_handler
-from ..qmux import Agreement, QmuxConnection, choose, drive
+from ..qmux import VERSIONS, Agreement, QmuxConnection, choose, drive
 from ..settings import TransportSettings
 from .resources import Resource, Routes
 from .websocket import WebSocketLink
@@ -163,7 +163,9 @@ class Conversation:
         if with_body:
             events.append(h11.Data(data=resource.body))
         events.append(h11.EndOfMessage())
-        data = b"".join([self._http.send(event) or b"" for event in events])
+        await self._write(b"".join([self._http.send(event) or b"" for event in events]))
+
+    async def _write(self, data: bytes) -> None:
         with trio.move_on_after(self._settings.idle_timeout) as scope:
             await self._stream.send_all(data)
         if scope.cancelled_caught:
@@ -196,13 +198,16 @@ class Conversation:
             wanted = [("Sec-WebSocket-Version", "13")] if status == 426 else []
             await self._refuse(status, f"no WebSocket handshake: {error}", wanted)
             return False
+        except UnicodeError:
+            await self._refuse(400, "no WebSocket handshake: a header field is not ASCII")
+            return False
         assert isinstance(asked, UpgradeRequest)
         agreement = choose(self._protocols, asked.subprotocols)
         if agreement is None:
-            await self._refuse(400, "no supported protocol in Sec-WebSocket-Protocol")
+            await self._refuse(400, self._what_is_spoken())
             return False
         answer = AcceptConnection(subprotocol=agreement.subprotocol)
-        await self._stream.send_all(handshake.send(answer))
+        await self._write(handshake.send(answer))
         protocol = handshake.connection
         assert protocol is not None
         protocol.receive_data(self._http.trailing_data[0])
@@ -211,6 +216,12 @@ class Conversation:
         )
         await self._serve(agreement, link, asked.target)
         return True
+
+    def _what_is_spoken(self) -> str:
+        return (
+            "none of the protocols offered in Sec-WebSocket-Protocol is spoken here, but "
+            f"{', '.join(self._protocols)} over {', '.join(each.name for each in VERSIONS)}"
+        )
 
     async def _serve(self, agreement: Agreement, link: WebSocketLink, target: str) -> None:
         connection = QmuxConnection(

@@ -43,6 +43,8 @@ class WebSocketLink:
         if self._has_unread:
             self._has_unread = False
             await trio.lowlevel.checkpoint()
+        elif not self._is_open:
+            return None  # a Close came after the messages that were delivered
         else:
             data = await self._stream.receive_some(_READ_SIZE)
             if not data:

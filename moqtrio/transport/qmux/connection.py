@@ -182,6 +182,17 @@ class QmuxConnection(QmuxStreams):
         self._outbox.shut()
         self._terminate(SessionClosed(reason, code=SessionCode.PROTOCOL_VIOLATION, remote=False))
 
+    def give_up(self, reason: str) -> None:
+        """The peer is as good as gone."""
+        self._outbox.shut()
+        self._terminate(SessionClosed(reason, code=SessionCode.INTERNAL, remote=False))
+
+    @property
+    def patience(self) -> float:
+        """Seconds a peer may leave unread what is sent. It may say something all the time,
+        and what waits for it would grow for ever."""
+        return self._settings.idle_timeout
+
     def deadline(self) -> float:
         """When :meth:`fire` wants to be called; it may be later by then."""
         if not self._has_parameters:
@@ -196,9 +207,7 @@ class QmuxConnection(QmuxStreams):
             if now >= self._started_at + self._settings.connect_timeout:
                 self.close(SessionCode.INTERNAL, "no transport parameters came in time")
         elif now >= self._active_at + self._idle_timeout:
-            self._outbox.shut()
-            reason = f"nothing was heard for {self._idle_timeout:g} s (idle timeout)"
-            self._terminate(SessionClosed(reason, code=SessionCode.INTERNAL, remote=False))
+            self.give_up(f"nothing was heard for {self._idle_timeout:g} s (idle timeout)")
         elif now >= self._ping_at:
             self._ping(now)
 

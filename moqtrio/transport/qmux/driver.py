@@ -67,7 +67,11 @@ async def _send(connection: QmuxConnection, link: MessageLink, until: trio.Cance
                 if connection.take_link_ping():
                     packed.append(link.pack_ping())
                 if packed:
-                    await link.send(b"".join(packed))
+                    with trio.move_on_after(connection.patience) as unread:
+                        await link.send(b"".join(packed))
+                    if unread.cancelled_caught:
+                        connection.give_up(f"it does not read, for {connection.patience:g} s")
+                        return
                     connection.sent()
                 elif connection.closed is None:
                     await connection.wait_to_send()

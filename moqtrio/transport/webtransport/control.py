@@ -24,6 +24,7 @@ class PeerControl:
         self._is_client = is_client
         self._on_goaway = on_goaway
         self._last_goaway: int | None = None
+        self._max_push_id = 0
         self._claimed: set[int] = set()
         self._frames = ControlFrames()
         self._consume: dict[int, Callable[[bytes], None]] = {
@@ -71,3 +72,7 @@ class PeerControl:
             raise H3Error(H3Code.ID_ERROR, f"CANCEL_PUSH of push {number}, which there is not")
         elif self._is_client:
             raise H3Error(H3Code.FRAME_UNEXPECTED, "MAX_PUSH_ID from a server")
+        elif number < self._max_push_id:
+            raise H3Error(H3Code.ID_ERROR, f"MAX_PUSH_ID went down to {number}")
+        else:
+            self._max_push_id = number

@@ -19,6 +19,7 @@ PROTOCOL = b"wt-protocol"
 DRAFT = b"sec-webtransport-http3-draft"
 DRAFT_02 = b"sec-webtransport-http3-draft02"
 
+_LONGEST_SHOWN = 64  # of a name in an error
 _FIELD_OVERHEAD = 32  # RFC 9114 section 4.2.2
 _NAME = re.compile(rb":?[!#$%&'*+\-.^_`|~0-9a-z]+")
 _VALUE = re.compile(rb"[\x21-\x7e\x80-\xff]([\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?|")
@@ -87,7 +88,7 @@ class Message:
         regular: Fields = []
         for name, value in fields:
             if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-                raise MessageError(f"a malformed field: {name!r}")
+                raise MessageError(f"a malformed field: {name[:_LONGEST_SHOWN]!r}")
             if name.startswith(b":"):
                 if regular or name in pseudo:
                     raise MessageError(f"{name!r} came twice, or late")

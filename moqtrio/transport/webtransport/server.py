@@ -11,7 +11,7 @@ import trio
 
 from ...errors import SessionCode, StreamReset
 from ...scope import open_scope
-from ..connection import BidiStream, Connection
+from ..connection import URGENT, BidiStream, Connection
 from ..handling import Handler, run_handler
 from ..quic.codes import BUFFERED_STREAM_REJECTED, SESSION_GONE
 from ..streams import ReceiveHalf
@@ -142,6 +142,7 @@ class _Server(Http3Connection):
     async def _serve_request(self, stream: BidiStream, receiver: ReceiveHalf, taken: bytes) -> None:
         frames = RequestFrames()
         session = None
+        stream.send.set_priority(URGENT)
         try:
             with trio.move_on_after(self._timeout) as scope:
                 message = await self._request(receiver, frames, taken)
@@ -200,10 +201,11 @@ class _Server(Http3Connection):
         if status != _OK:
             self._send_refusal(stream, status, list_protocols=not protocol)
             return None
+        fields = [(b":status", b"200"), (DRAFT, b"draft02"), (PROTOCOL, encode_strings([protocol]))]
+        # Raises where the client does not want to know any more: there is no session then.
+        stream.send.send_nowait(self._fields.encode(fields))
         session = self._begin_session(stream, authority=request.authority, path=request.path)
         session.agree(protocol)
-        fields = [(b":status", b"200"), (DRAFT, b"draft02"), (PROTOCOL, encode_strings([protocol]))]
-        stream.send.send_nowait(self._fields.encode(fields))
         return session
 
     def _status_for(self, request: WebTransportRequest, protocol: str) -> int:
@@ -298,12 +300,18 @@ class _Refusal(Exception):
         self.status = status
 
 
+# RFC 9114 section 4.3.1, RFC 8441 section 4.
+_PSEUDO_FIELDS = frozenset((b":method", b":scheme", b":authority", b":path", b":protocol"))
+
+
 def _read_request(message: Message) -> WebTransportRequest:
     """What a message asks for. Raises MessageError where it is malformed, and _Refusal."""
     pseudo = message.pseudo
     method = pseudo.get(b":method")
-    if not method or b":status" in pseudo:
+    if not method:
         raise MessageError("a request without a method")
+    if not pseudo.keys() <= _PSEUDO_FIELDS:
+        raise MessageError(f"{min(pseudo.keys() - _PSEUDO_FIELDS)!r} in a request")
     if method != b"CONNECT":
         raise _Refusal(404 if method in (b"GET", b"HEAD") else 405)
     if b":protocol" not in pseudo:
