@@ -70,6 +70,17 @@ def wait_for_oldest(page: Page) -> None:
     )
 
 
+def wait_for_edge(page: Page) -> None:
+    """Wait until the minute before has come, and the page is as far as the server."""
+    page.wait_for_function(
+        "() => {"
+        " const [row] = document.querySelectorAll('#groups tr');"
+        " const { max } = document.querySelector('#seek');"
+        " return Number(row?.dataset.sequence) >= Math.max(Number(max), 1);"
+        "}"
+    )
+
+
 def assert_no_gap(rows: list[int]) -> None:
     assert rows == list(range(rows[0], rows[0] - len(rows), -1))
 
@@ -189,7 +200,7 @@ def test_little_moves_for_those_who_want_that(browser: Browser, server: Server) 
             "window.drawn += 1; return draw.apply(this, values); };"
         )
         page.goto(server.page)
-        wait_for_group(page, 10)
+        wait_for_edge(page)
         panels = page.locator("figure").count()
         before = page.evaluate("window.drawn")
         began = page.evaluate("performance.now()")
@@ -201,7 +212,7 @@ def test_little_moves_for_those_who_want_that(browser: Browser, server: Server) 
 
 def test_screen_readers_hear_of_changes_only(page: Page, server: Server) -> None:
     page.goto(server.page)
-    wait_for_group(page, 5)
+    wait_for_edge(page)
     page.evaluate(
         """() => {
             window.said = 0;
@@ -214,6 +225,17 @@ def test_screen_readers_hear_of_changes_only(page: Page, server: Server) -> None
     )
     wait_for_group(page, sequences(page)[0] + 20)
     assert page.evaluate("window.said") == 0
+
+
+def test_rows_stay_where_somebody_reads(page: Page, server: Server) -> None:
+    page.goto(server.page)
+    wait_for_edge(page)
+    row = page.locator("#groups tr").nth(2)
+    sequence = row.get_attribute("data-sequence")
+    element = row.element_handle()
+    wait_for_group(page, sequences(page)[0] + 10)
+    assert element.evaluate("row => row.isConnected")
+    assert element.get_attribute("data-sequence") == sequence
 
 
 def test_a_server_that_restarts(page: Page, tmp_path: Path) -> None:
