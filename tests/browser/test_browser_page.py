@@ -264,7 +264,7 @@ def assert_every_group_is_accounted_for(page: Page) -> None:
     texts = page.locator("#groups tr.gap").all_inner_texts()
     assert len(missing) == len(texts) <= 1
     for each, text in zip(missing, texts, strict=True):
-        assert f"{each.start} to {each.stop - 1} are not there any more" in text
+        assert f"{each.start} to {each.stop - 1} are not there." in text
 
 
 def test_a_track_that_begins_again(page: Page, tmp_path: Path) -> None:

@@ -39,6 +39,11 @@ export class GroupHistory {
   }
 
   addGap(gap) {
+    for (const group of this.#groups.values()) {
+      if (group.state === "open" && group.sequence >= gap.start && group.sequence < gap.end) {
+        group.state = "cut short";
+      }
+    }
     this.#gaps.push(gap);
     this.#gaps.splice(0, this.#gaps.length - MOST_GAPS);
   }

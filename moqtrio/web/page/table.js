@@ -71,6 +71,6 @@ function describeGroup(group) {
 
 function describeGap({ start, end, code }) {
   const which = end - start === 1 ? `Group ${start} is` : `Groups ${start} to ${end - 1} are`;
-  const why = code === 0 ? "not there any more" : `not to be had (code 0x${code.toString(16)})`;
+  const why = code === 0 ? "not there" : `not to be had (code 0x${code.toString(16)})`;
   return `${which} ${why}.`;
 }
