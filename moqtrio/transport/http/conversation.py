@@ -18,6 +18,7 @@ from ..handling import Handler, run_handler
 from ..qmux import VERSIONS, Agreement, QmuxConnection, choose, drive
 from ..settings import TransportSettings
 from .resources import Resource, Routes
+from .waiting import Waiting
 from .websocket import WebSocketLink
 
 _LARGEST_HEAD = 16 * 1024  # and what is read at once: a head of twice that never passes
@@ -40,6 +41,7 @@ class Conversation:
       protocols: application protocols for WebSockets, the preferred one first.
       handler: what to do with a WebSocket's connection.
       needs_tls: whether there are WebSockets over TLS only.
+      waiting: bounds the clients whose requests are waited for.
       settings: a request's head has to arrive within ``connect_timeout``; a client that
         asks for nothing, or does not read, is put up with for ``idle_timeout``.
     """
@@ -53,6 +55,7 @@ class Conversation:
         protocols: Sequence[str],
         handler: Handler,
         needs_tls: bool,
+        waiting: Waiting,
         settings: TransportSettings,
     ) -> None:
         self._stream = stream
@@ -61,6 +64,7 @@ class Conversation:
         self._protocols = protocols
         self._handler = handler
         self._needs_tls = needs_tls
+        self._waiting = waiting
         self._settings = settings
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=_LARGEST_HEAD)
 
@@ -86,7 +90,7 @@ class Conversation:
 
     async def _next_request(self, patience: float) -> h11.Request | None:
         """The next request without what may follow its head; None where none comes."""
-        with trio.move_on_after(patience) as scope:
+        with trio.move_on_after(patience) as scope, self._waiting.one_more(scope):
             try:
                 while True:
                     event = self._http.next_event()

@@ -18,11 +18,14 @@ from ..tls import ServerTls
 from .conversation import Conversation
 from .resources import FINGERPRINT_PATH, Routes, fingerprint_route
 from .tls import ALPN
+from .waiting import Waiting
 
 logger: logging.Logger = logging.getLogger("moqtrio.transport")
 
 _TLS_HANDSHAKE = 0x16  # the first byte of a ClientHello (RFC 8446 section 5.1), and of no request
 _WARNING_INTERVAL = 10.0  # seconds
+# The part of all clients who may not have said what they want yet.
+_WAITING = 1 / 8
 
 
 @attrs.frozen
@@ -61,7 +64,8 @@ async def serve_http(
       tls: the certificate, which may change meanwhile. Clients may use TLS then, or not, on
         the same port; ``/certificate.sha256`` tells its fingerprint. Where it requires
         certificates of clients, WebSockets are for those that use TLS.
-      settings: limits and timers; ``max_connections`` holds for clients of any kind.
+      settings: limits and timers; ``max_connections`` holds for clients of any kind. An
+        eighth of them may be silent; then the one that was silent longest makes room.
 
     Raises:
       ConnectError: the address cannot be found or is taken.
@@ -70,6 +74,7 @@ async def serve_http(
     routes = dict(routes or {})
     if tls is not None:
         routes.setdefault(FINGERPRINT_PATH, fingerprint_route(tls))
+    waiting = Waiting(max(1, int(settings.max_connections * _WAITING)))
     server = _Server(
         partial(
             Conversation,
@@ -77,9 +82,11 @@ async def serve_http(
             protocols=protocols,
             handler=handler,
             needs_tls=bool(tls and tls.client_authorities and tls.require_client_certificate),
+            waiting=waiting,
             settings=settings,
         ),
         tls,
+        waiting,
         settings,
     )
     listeners = await _listen(host, port)
@@ -98,10 +105,12 @@ class _Server:
         self,
         make_conversation: partial[Conversation],
         tls: ServerTls | None,
+        waiting: Waiting,
         settings: TransportSettings,
     ) -> None:
         self._make_conversation = make_conversation
         self._tls = tls
+        self._waiting = waiting
         self._settings = settings
         self._clients = 0
         self._warn_at = trio.current_time()
@@ -135,7 +144,10 @@ class _Server:
     async def _secure(self, stream: trio.SocketStream) -> trio.abc.Stream | None:
         """The stream to talk over: TLS for a client that starts with it. None for one that
         does not come to the point."""
-        with trio.move_on_after(self._settings.connect_timeout):
+        with (
+            trio.move_on_after(self._settings.connect_timeout) as scope,
+            self._waiting.one_more(scope),
+        ):
             first = await stream.socket.recv(1, socket.MSG_PEEK)
             if not first:
                 return None

@@ -23,6 +23,7 @@ from .fields import (
 )
 from .frames import RequestFrames
 from .http3 import Http3Connection
+from .records import BITE
 from .session import WebTransportSession
 
 # Interim answers before the one that counts (RFC 9110 section 15.2).
@@ -130,7 +131,7 @@ class _Client(Http3Connection):
         assert isinstance(stream, ReceiveHalf)
         frames = RequestFrames()
         interim = 0
-        while data := await stream._receive_idly():
+        while data := await stream._receive_idly(BITE):
             for _, section in frames.feed(data):
                 answer = Message.parse(self._fields.decode(stream.stream_id, section))
                 if answer.status // 100 != 1:

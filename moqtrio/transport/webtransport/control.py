@@ -11,6 +11,7 @@ from ..streams import ReceiveHalf
 from .codes import FrameType, H3Code, H3Error, StreamType
 from .fields import FieldCoder
 from .frames import ControlFrames, decode_id, decode_settings
+from .records import BITE
 
 CRITICAL = (StreamType.CONTROL, StreamType.QPACK_ENCODER, StreamType.QPACK_DECODER)
 
@@ -47,7 +48,7 @@ class PeerControl:
         """Heed one of them. Raises H3Error when it ends (RFC 9114 section 6.2.1)."""
         consume = self._consume[kind]
         try:
-            while data := await stream._receive_idly():
+            while data := await stream._receive_idly(BITE):
                 consume(data)
         except StreamReset:
             pass

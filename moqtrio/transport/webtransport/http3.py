@@ -35,7 +35,7 @@ from .control import CRITICAL, PeerControl
 from .fields import FieldCoder
 from .frames import RequestFrames, encode_settings, own_settings
 from .prefix import Prefix
-from .records import read_varint
+from .records import BITE, read_varint
 from .session import WebTransportSession
 
 logger: logging.Logger = logging.getLogger("moqtrio.transport")
@@ -309,7 +309,7 @@ class Http3Connection(abc.ABC):
                         raise MessageError("something after the session's end")
                     for kind, value in capsules.feed(piece):
                         ended = self._capsule(session, kind, value) or ended
-                data = await connect._receive_idly()
+                data = await connect._receive_idly(BITE)
                 if not data:
                     break
             if not frames.between_records:

@@ -8,6 +8,10 @@ from enum import Enum, auto
 
 from aioquic.buffer import encode_uint_var
 
+BITE: int = 4096
+"""Bytes of records to take at once. There may be thousands in them, and whoever else is served
+gets their turn in between."""
+
 
 def encode_record(kind: int, value: bytes) -> bytes:
     """One frame or capsule."""

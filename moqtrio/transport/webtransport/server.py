@@ -27,6 +27,7 @@ from .fields import (
 )
 from .frames import RequestFrames
 from .http3 import Http3Connection
+from .records import BITE
 from .session import WebTransportSession
 
 logger: logging.Logger = logging.getLogger("moqtrio.transport")
@@ -172,7 +173,7 @@ class _Server(Http3Connection):
             trio.move_on_after(self._timeout),
             contextlib.suppress(StreamReset, trio.ClosedResourceError),
         ):
-            while await receiver._receive_idly():
+            while await receiver._receive_idly(BITE):
                 pass
         receiver.stop(H3Code.NO_ERROR.on_wire)
 
@@ -182,7 +183,7 @@ class _Server(Http3Connection):
             for _, section in frames.feed(data):
                 frames.expects_headers = False
                 return Message.parse(self._fields.decode(receiver.stream_id, section))
-            data = await receiver._receive_idly()
+            data = await receiver._receive_idly(BITE)
             if not data:
                 raise MessageError("a request without headers", H3Code.REQUEST_INCOMPLETE)
 

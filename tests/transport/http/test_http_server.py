@@ -197,18 +197,21 @@ async def test_who_does_not_read_its_answer_is_closed() -> None:
             assert len(await read_to_end(stream)) < 32 << 20
 
 
+async def websocket(port: int) -> trio.SocketStream:
+    """A connection that is served, and stays."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    await stream.send_all(upgrade().encode())
+    assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+    return stream
+
+
 async def test_clients_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     async with server(routes=ROUTES, max_connections=2) as port:
-        one = await trio.open_tcp_stream("127.0.0.1", port)
-        two = await trio.open_tcp_stream("127.0.0.1", port)
+        one, two = [await websocket(port) for _ in range(2)]
         async with one, two:
-            for stream in (one, two):  # both are served
-                await stream.send_all(request("GET /", close=False).encode())
-                await stream.receive_some()
             assert await say(port, request("GET /")) == ""
             assert "limit of 2 connections" in caplog.text
-            await one.send_all(request("GET /").encode())
-            assert await read_to_end(one)
+            await one.aclose()
         with trio.fail_after(5):
             while not (await say(port, request("GET /"))).startswith("HTTP/1.1 200"):
                 pass

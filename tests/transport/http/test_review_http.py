@@ -13,9 +13,9 @@ from moqtrio.errors import ConnectError
 from moqtrio.transport.http import open_websocket
 from moqtrio.transport.qmux.frames import encode_ping
 
-from ..pairs import ALPN
+from ..pairs import ALPN, development_tls, pinned
 from ..qmux.qmux_tools import linked
-from .http_tools import say, server, upgrade
+from .http_tools import read_to_end, request, say, server, upgrade
 from .test_websocket_hostile import hostile_client
 
 
@@ -81,3 +81,18 @@ async def test_a_refusal_says_what_the_server_has() -> None:
             ):
                 pass
     assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("beginning", ["", "GET / HTTP/1.1\r\n", "\x16\x03\x01\x02\x00"])
+async def test_the_silent_make_room(beginning: str) -> None:
+    async with server(tls=development_tls(), max_connections=24) as port:
+        silent = []
+        for _ in range(20):  # of whom three may wait
+            silent.append(await trio.open_tcp_stream("127.0.0.1", port))
+            await silent[-1].send_all(beginning.encode())
+        assert await read_to_end(silent[0]) == b""
+        assert (await say(port, request("GET /certificate.sha256"))).startswith("HTTP/1.1 200")
+        async with open_websocket("127.0.0.1", port, protocols=[ALPN], tls=pinned()):
+            pass
+        for stream in silent:
+            await trio.aclose_forcefully(stream)
