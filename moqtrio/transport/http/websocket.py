@@ -13,6 +13,8 @@ from ..qmux import LinkError
 from .tls import peer_certificate
 
 _READ_SIZE = 64 * 1024
+# What was read may be thousands of frames, and others get their turn in between.
+_MOST_FRAMES = 64
 
 
 class WebSocketLink:
@@ -34,7 +36,7 @@ class WebSocketLink:
         self._parts_size = 0
         self._pong: bytes | None = None
         self._close_code = int(CloseReason.NORMAL_CLOSURE)
-        self._has_unread = True  # what came together with the handshake
+        self._has_unread = True  # at first, what came together with the handshake
         self._is_broken = False
         #: What the other side presented over TLS, if it did.
         self.peer_certificate: x509.Certificate | None = peer_certificate(stream)
@@ -60,7 +62,8 @@ class WebSocketLink:
     def _take_messages(self) -> list[bytes]:
         """What is complete. Messages before a Close are delivered before it."""
         messages: list[bytes] = []
-        for event in self._protocol.events():
+        for count, event in enumerate(self._protocol.events(), 1):
+            self._has_unread = count == _MOST_FRAMES
             if isinstance(event, BytesMessage):
                 message = self._complete(bytes(event.data), event.message_finished)
                 if message is not None:
@@ -74,6 +77,8 @@ class WebSocketLink:
             elif isinstance(event, CloseConnection) and self._is_open:
                 # wsproto's way to say what it cannot parse.
                 raise self._fail(event.code, f"no valid WebSocket frame: {event.reason}")
+            if self._has_unread:
+                break
         return messages
 
     def _complete(self, data: bytes, finished: bool) -> bytes | None:

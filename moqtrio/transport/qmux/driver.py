@@ -13,6 +13,8 @@ from .link import LinkError, MessageLink
 _BATCH = 32 * 1024
 # Seconds for the last words, and for the peer's.
 _GOODBYE = 2.0
+# Seconds after which others get their turn: a message may be thousands of frames.
+_TURN = 0.005
 
 
 async def drive(connection: QmuxConnection, link: MessageLink) -> None:
@@ -44,9 +46,13 @@ async def drive(connection: QmuxConnection, link: MessageLink) -> None:
 async def _receive(connection: QmuxConnection, link: MessageLink) -> None:
     try:
         while (messages := await link.receive()) is not None:
-            connection.heard(trio.current_time())
+            began = trio.current_time()
+            connection.heard(began)
             for message in messages:
                 connection.feed(message)
+                if trio.current_time() - began > _TURN:
+                    await trio.lowlevel.checkpoint()
+                    began = trio.current_time()
             connection.settle()
             if link.has_answers:
                 connection.wake_sender()

@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 import trio
 import trio.testing
-from wsproto.events import BytesMessage, CloseConnection
+from trio.testing import memory_stream_pair
+from wsproto.connection import Connection as Protocol
+from wsproto.connection import ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping
 
 from moqtrio.errors import ConnectError
 from moqtrio.transport.http import open_websocket
+from moqtrio.transport.http.websocket import WebSocketLink
 from moqtrio.transport.qmux.frames import encode_ping
 
 from ..pairs import ALPN, development_tls, pinned
@@ -96,3 +100,16 @@ async def test_the_silent_make_room(beginning: str) -> None:
             pass
         for stream in silent:
             await trio.aclose_forcefully(stream)
+
+
+async def test_others_get_their_turn_between_thousands_of_frames() -> None:
+    near, far = memory_stream_pair()
+    link = WebSocketLink(far, Protocol(ConnectionType.SERVER), largest_message=100)
+    client = Protocol(ConnectionType.CLIENT)
+    frames = [client.send(Ping()) for _ in range(1000)]
+    await near.send_all(b"".join([*frames, client.send(BytesMessage(data=b"last"))]))
+    turns = 0
+    while not (messages := await link.receive()):
+        turns += 1
+    assert messages == [b"last"]
+    assert turns > 10
