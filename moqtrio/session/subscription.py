@@ -249,7 +249,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         if self._closed:
             raise trio.ClosedResourceError("this side has unsubscribed")
         if self._order is Order.ARRIVAL:
-            item = self._queue.popleft() if self._queue else None
+            item = self._queue.popleft() if self._queue and self._has_begun else None
         else:
             item = self._next_in_sequence()
         if item is not None:
@@ -257,6 +257,12 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         if isinstance(item, StreamGroupConsumer):
             self._hand_out(item)
         return item
+
+    @property
+    def _has_begun(self) -> bool:
+        """Whether groups may be handed out: what came first need not be what starts it, and the
+        publisher's word of that travels on a stream of its own."""
+        return self._cursor is not None or not self._tells_range
 
     def _next_in_sequence(self) -> Item | None:
         if self._cursor is None and self._accepted and self._arrived:
@@ -301,7 +307,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
             raise self._failure
         if self._finished and (cursor is None or self._last is None) and self._late() is None:
             # The publisher never said where it starts, or ends.
-            if self._arrived:
+            if self._arrived or self._queue:
                 raise ProtocolError("groups came, but SUBSCRIBE_OK never did")
             raise trio.EndOfChannel
 
@@ -483,6 +489,12 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
     def _begin_at(self, start: int) -> None:
         self._start = self._cursor = start
         self._stop_below(start)
+        queue, self._queue = self._queue, deque()
+        for item in queue:
+            if isinstance(item, StreamGroupConsumer) and item.sequence < start:
+                item.stop(StreamCode.OLD)
+            else:
+                self._queue.append(item)
 
     def ended(self, final: int) -> None:
         """See ``subscribing.Listener``."""

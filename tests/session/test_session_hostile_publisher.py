@@ -135,11 +135,12 @@ async def test_a_fin_without_a_word_is_the_end() -> None:
                 assert await see_all(raw.subscription) == []
 
 
+@pytest.mark.parametrize("order", ["sequence", "arrival"])
 @pytest.mark.parametrize("end", [None, 9])
 async def test_groups_without_a_start_are_an_error_and_not_a_wait_for_ever(
-    end: int | None, autojump_clock: MockClock
+    end: int | None, order: str, autojump_clock: MockClock
 ) -> None:
-    async with raw_publisher(start=0, end=end) as raw:
+    async with raw_publisher(start=0, end=end, order=order) as raw:
         await raw.group(0, b"x")
         raw.control.send.finish()
         with trio.fail_after(60), pytest.raises(ProtocolError, match="SUBSCRIBE_OK never did"):
@@ -377,20 +378,29 @@ async def test_a_group_that_comes_twice_comes_once() -> None:
             assert await see_all(raw.subscription) == []
 
 
-async def test_groups_below_the_start_are_stopped_before_and_after_it_is_known() -> None:
-    async with raw_publisher(start=0, end=6) as raw:
+@pytest.mark.parametrize("order", ["sequence", "arrival"])
+async def test_groups_below_the_start_are_stopped_before_and_after_it_is_known(order: str) -> None:
+    async with raw_publisher(start=0, end=6, order=order) as raw:
         early = await raw.group(3, b"early", finish=False)
         await raw.group(5, b"five")
         await raw.respond(SubscribeStart(5))
         late = await raw.group(4, b"late", finish=False)
         assert [stop_code(early), stop_code(late)] == [StreamCode.OLD] * 2
         assert await see_all(raw.subscription) == [(5, [b"five"])]
-    async with raw_publisher(start=0, end=6, order="arrival") as raw:
-        await raw.respond(SubscribeStart(5))
-        late = await raw.group(4, b"late", finish=False)
-        assert stop_code(late) == StreamCode.OLD
-        await raw.group(5, b"five")
-        assert await see_all(raw.subscription) == [(5, [b"five"])]
+
+
+@pytest.mark.parametrize("order", ["sequence", "arrival"])
+async def test_groups_that_overtake_the_start_wait_for_it(order: str) -> None:
+    """Streams do not come in the order they were sent in: who has an item knows the start."""
+    async with raw_publisher(start=0, end=2, order=order) as raw:
+        await raw.group(1, b"one")
+        with pytest.raises(trio.WouldBlock):
+            raw.subscription.receive_nowait()
+        await raw.respond(SubscribeStart(0))
+        assert raw.subscription.start == 0
+        await raw.group(0, b"zero")
+        seen = await see_all(raw.subscription)
+        assert sorted(seen, key=str) == [(0, [b"zero"]), (1, [b"one"])]
 
 
 async def test_groups_beyond_an_end_that_was_lowered_are_stopped() -> None:
