@@ -454,10 +454,11 @@ async def test_announcements_end_quietly_however_the_peer_leaves(
 
 
 async def test_goaway_is_logged_and_answered_with_a_fin(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     async with raw_subscriber() as raw:
-        stream = await raw.request(GOAWAY, Goaway("https://elsewhere"))
+        stream = await raw.request(GOAWAY, Goaway("https://elsewhere"), finish=True)
         assert ended(stream)
-        assert "going away, it names https://elsewhere" in caplog.text
+        assert "going away, to 'https://elsewhere'" in caplog.text
 
 
 # Everything at once
