@@ -253,11 +253,11 @@ class Resolver:
     def _latest(self) -> int:
         """Where a subscription begins that did not say."""
         log = self._log
-        if log.latest is not None:
-            return log.latest
+        # After a restart what was published last is in the store alone; and where subscribers
+        # see only what is durable, it may be there already while one that is hidden follows.
         stored = None if self._source is None else self._source.bounds().latest
-        # After a restart: what was published last is in the store alone.
-        return log.edge if stored is None else min(stored, log.edge)
+        latest = max((each for each in (log.latest, stored) if each is not None), default=log.edge)
+        return min(latest, log.edge)
 
     def _poll_source(self, sequence: int) -> Ready[Reader] | Pending | Missing | Dropped:
         """Ask the source, within the retry policy. A failure for good is a Dropped of one."""

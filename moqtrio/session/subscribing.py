@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol
 
 import attrs
@@ -65,6 +66,7 @@ class SubscribeStream:
         self._version = version
         self._wanted = wanted
         self._control: ControlStream | None = None
+        self._scope = trio.CancelScope()
         self._sending = trio.Lock()
         self._start: int | None = None
         has_latest = version.draft < 6
@@ -80,7 +82,8 @@ class SubscribeStream:
     async def run(
         self, listener: Listener, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Ask, and tell ``listener`` what the publisher says, until it ends the stream.
+        """Ask, and tell ``listener`` what the publisher says, until it ends the stream or this
+        side closes it.
 
         It has started once it is sure that the publisher accepts, or will be asked no more
         before it says so: drafts 03 and 04 answer at once, later ones when there is a group.
@@ -88,27 +91,30 @@ class SubscribeStream:
         Raises RequestError where the publisher refuses or resets, DecodeError and
         ProtocolError for what is not moq-lite, SessionClosed when the session is over.
         """
-        has_start = lite.SubscribeStart.exists_in(self._version)
         try:
-            if self._asks_first:
-                task_status.started()
-                if not await self._find_latest(listener):
-                    return
-            control = self._control = await self._asker.open_request(lite.BidiStreamType.SUBSCRIBE)
-            async with self._sending:
-                await control.send_all(self._message(self._wanted))
-            if has_start and not self._asks_first:
-                task_status.started()
-            while (response := await control.read_response()) is not None:
-                await self._hear(response, listener)
-                if isinstance(response, lite.SubscribeOk):
-                    task_status.started()
+            with self._scope:
+                await self._run(listener, task_status)
         except StreamReset as error:
             raise RequestError(
                 f"the publisher ended the subscription to {self.description}: "
                 f"{describe_stream_code(error.code)}",
                 code=error.code,
             ) from None
+
+    async def _run(self, listener: Listener, task_status: trio.TaskStatus[None]) -> None:
+        if self._asks_first:
+            task_status.started()
+            if not await self._find_latest(listener):
+                return
+        control = self._control = await self._asker.open_request(lite.BidiStreamType.SUBSCRIBE)
+        async with self._sending:
+            await control.send_all(self._message(self._wanted))
+        if lite.SubscribeStart.exists_in(self._version) and not self._asks_first:
+            task_status.started()
+        while (response := await control.read_response()) is not None:
+            await self._hear(response, listener)
+            if isinstance(response, lite.SubscribeOk):
+                task_status.started()
 
     async def _hear(self, response: lite.SubscribeResponse, listener: Listener) -> None:
         if isinstance(response, lite.SubscribeStart):
@@ -161,7 +167,10 @@ class SubscribeStream:
         control = self._control
         if control is not None:
             async with self._sending:
-                await control.send_all(self._message(self._wanted).wishes)
+                # A publisher that has ended it wants to hear no more, and what it said last is
+                # still to be read.
+                with suppress(StreamReset):
+                    await control.send_all(self._message(self._wanted).wishes)
 
     def _message(self, wanted: lite.Subscribe) -> lite.Subscribe:
         """What to say for that. An update without a start would mean the latest group there
@@ -174,6 +183,7 @@ class SubscribeStream:
 
     def close(self) -> None:
         """Unsubscribe. Never blocks; idempotent."""
+        self._scope.cancel()
         if self._control is not None:
             self._control.finish()
 
