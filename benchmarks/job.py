@@ -39,6 +39,8 @@ class Job:
         fingerprint: SHA-256 of the server's certificate (for the subscriber).
         profile: run under cProfile and print where the time went.
         sample_every: report memory each time this many groups went through, or 0.
+        scheme: of the URL moqtrio connects to: which binding carries the session.
+        version: the protocol version moqtrio offers; empty for all of them.
     """
 
     contestant: str
@@ -53,6 +55,8 @@ class Job:
     fingerprint: str = ""
     profile: bool = False
     sample_every: int = 0
+    scheme: str = "moqt"
+    version: str = ""
 
     @property
     def acknowledge_every(self) -> int:

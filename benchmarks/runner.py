@@ -105,6 +105,8 @@ class Plan:
     sample_every: int = 0
     profile: str = ""
     deadline: float | None = None
+    scheme: str = "moqt"
+    version: str = ""
 
 
 async def run_once(contestant: str, shape: Shape, plan: Plan) -> Run:
@@ -125,6 +127,8 @@ async def run_once(contestant: str, shape: Shape, plan: Plan) -> Run:
                 directory=directory,
                 sample_every=plan.sample_every,
                 profile=plan.profile == "serve",
+                scheme=plan.scheme,
+                version=plan.version,
             )
             async with child("serve", job) as server:
                 listening = await server.expect("listening")

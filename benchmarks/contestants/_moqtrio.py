@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 
 import trio
 
 import moqtrio
+from moqtrio.wire import OFFERED, Version
 
 from ..job import Job, Meter, Pacer, emit, frame_payload, timestamp_us
 
@@ -70,7 +71,8 @@ def subscribe(job: Job) -> None:
 async def _subscribe(job: Job) -> None:
     meter = Meter(job)
     tls = moqtrio.ClientTls(fingerprint=job.fingerprint)
-    async with moqtrio.open_session(job.url, tls=tls) as session:
+    url = f"{job.scheme}:{job.url.partition(':')[2]}"
+    async with moqtrio.open_session(url, tls=tls, versions=_versions(job)) as session:
         meter.start()
         async with session.subscribe("bench", "track", start=0) as subscription:
             emit("subscribed")
@@ -81,6 +83,10 @@ async def _subscribe(job: Job) -> None:
                     while True:
                         await _take(subscription.receive_nowait(), meter)
             meter.report()
+
+
+def _versions(job: Job) -> Sequence[Version]:
+    return [version for version in OFFERED if job.version in ("", version.name)]
 
 
 async def _take(item: moqtrio.GroupConsumer | moqtrio.Gap, meter: Meter) -> None:

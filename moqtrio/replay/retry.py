@@ -38,10 +38,14 @@ class Retries:
 
     Attributes:
         policy: how it is asked again.
+        backoff: after which delays.
     """
 
     def __init__(self, policy: RetryPolicy | None = None) -> None:
         self.policy: RetryPolicy = RetryPolicy() if policy is None else policy
+        self.backoff: Backoff = Backoff(
+            initial=self.policy.first_delay, maximum=self.policy.max_delay
+        )
         self._failed_in_a_row = 0
         self._failed_last: int | None = None
 
@@ -82,9 +86,8 @@ class SourceTries:
     __slots__ = ("_retries", "_retry_at", "_tries")
 
     def __init__(self, retries: Retries) -> None:
-        policy = retries.policy
         self._retries = retries
-        self._tries = Tries(Backoff(initial=policy.first_delay, maximum=policy.max_delay))
+        self._tries: Tries | None = None  # since the last success; most have not failed
         self._retry_at: float | None = None
 
     def waiting(self) -> Pending | None:
@@ -98,6 +101,8 @@ class SourceTries:
 
     def failed(self) -> Pending | None:
         """A try has failed: what there is to wait for; None where that was the last one."""
+        if self._tries is None:
+            self._tries = Tries(self._retries.backoff)
         self._retry_at = self._tries.failed(seconds=self._retries.budget)
         if self._retry_at is None:
             self.answered()
@@ -106,8 +111,7 @@ class SourceTries:
 
     def answered(self) -> None:
         """A try has succeeded, or the next one will be for something else."""
-        self._tries.succeeded()
-        self._retry_at = None
+        self._tries = self._retry_at = None
 
 
 class RetryingReader:

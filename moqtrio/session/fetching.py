@@ -30,7 +30,7 @@ async def send_group(
     sender = GroupSender(
         reader,
         Expiry(track.log),
-        lambda: stream,
+        lambda _: stream,
         header=b"",
         timescale=track.info.timescale,
         frames=frames,

@@ -42,7 +42,7 @@ class GroupSender:
     Args:
         reader: the group; this closes it.
         expiry: when it is too old.
-        open_stream: opens the stream it goes on; may raise trio.WouldBlock.
+        open_stream: opens the stream it goes on, given its sequence; may raise trio.WouldBlock.
         header: what goes before the first frame.
         timescale: timestamp units per second on the wire; None leaves the timestamps out.
         frames: which of its frames; None for all.
@@ -85,7 +85,7 @@ class GroupSender:
         self,
         reader: Reader,
         expiry: Expiry,
-        open_stream: Callable[[], SendStream],
+        open_stream: Callable[[int], SendStream],
         *,
         header: bytes,
         timescale: int | None,
@@ -144,7 +144,7 @@ class GroupSender:
             try:
                 stream = self.stream
                 if stream is None:
-                    stream = self.stream = self._open_stream()
+                    stream = self.stream = self._open_stream(self.sequence)
                 stream.send_nowait(self._piece, finish=self._finish)
             except trio.WouldBlock:
                 self._note_blocked()
@@ -180,9 +180,10 @@ class GroupSender:
 
     def _encode(self) -> Progress | None:
         """Make the next piece; or say what there is to wait for."""
+        poll = self._reader.poll_frames if self._frames is None else self._poll_slice
         answer = self._answer
         if answer is None:
-            answer = self._poll()
+            answer = poll(PIECE_BYTES)
         self._answer = None
         if isinstance(answer, Ready):
             if self.first_us is None:
@@ -197,7 +198,7 @@ class GroupSender:
             self.taken += len(answer.value)
             self._prefix = b""
             # The end often follows at once; then it goes out with the last frame.
-            answer = self._answer = self._poll()
+            answer = self._answer = poll(PIECE_BYTES)
             self._finish = isinstance(answer, End)
             if not isinstance(answer, Ready):
                 self._answer = None
@@ -215,10 +216,9 @@ class GroupSender:
             return Progress.PENDING
         return Progress.PARKED
 
-    def _poll(self) -> Ready[Sequence[Frame]] | Pending | Parked | End:
-        if self._frames is not None:
-            return self._frames.poll(self._reader, PIECE_BYTES)
-        return self._reader.poll_frames(PIECE_BYTES)
+    def _poll_slice(self, max_bytes: int) -> Ready[Sequence[Frame]] | Pending | Parked | End:
+        assert self._frames is not None
+        return self._frames.poll(self._reader, max_bytes)
 
     def _note_blocked(self) -> None:
         if self.blocked_since is None:

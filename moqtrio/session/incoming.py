@@ -31,7 +31,6 @@ class GroupTaker(Protocol):
         sequence: int,
         frame_start: int,
         stream: ReceiveStream,
-        *,
         skip: int = 0,
         preload: bytes = b"",
     ) -> None:
@@ -94,7 +93,7 @@ class IncomingStreams:
         else:
             subscribe_id, sequence, frame_start, consumed = header
             try:
-                self._groups.take_group(subscribe_id, sequence, frame_start, stream, skip=consumed)
+                self._groups.take_group(subscribe_id, sequence, frame_start, stream, consumed)
             except DecodeError as error:
                 self._refuse(stream, error)
 

@@ -25,9 +25,9 @@ class Subscriptions(dict[int, Subscription]):
 
     def __init__(self, version: Version, max_frame_bytes: int) -> None:
         super().__init__()
-        self._version = version
         self._max_frame_bytes = max_frame_bytes
-        self._clock = MediaClock()
+        self._timed = lite.has_timestamps(version)
+        self._now_us = MediaClock().now_us
 
     def take_group(
         self,
@@ -35,7 +35,6 @@ class Subscriptions(dict[int, Subscription]):
         sequence: int,
         frame_start: int,
         stream: ReceiveStream,
-        *,
         skip: int = 0,
         preload: bytes = b"",
     ) -> None:
@@ -46,7 +45,7 @@ class Subscriptions(dict[int, Subscription]):
             return
         if frame_start:  # What comes would look like the whole group.
             raise DecodeError(f"expected all frames of group {sequence}, got {frame_start} and up")
-        group = self.make_group(sequence, stream, subscription.info, skip=skip)
+        group = self.make_group(sequence, stream, subscription.info, skip)
         if preload:
             try:
                 group.preload(preload)
@@ -61,14 +60,14 @@ class Subscriptions(dict[int, Subscription]):
             subscription.datagram_arrived(group_of(datagram, subscription.info.timescale))
 
     def make_group(
-        self, sequence: int, stream: ReceiveStream, info: TrackInfo, *, skip: int = 0
+        self, sequence: int, stream: ReceiveStream, info: TrackInfo, skip: int = 0
     ) -> StreamGroupConsumer:
         """What reads a group from its stream, whose first ``skip`` bytes are not frames."""
         return StreamGroupConsumer(
             sequence,
             stream,
             skip=skip,
-            timescale=info.timescale if lite.has_timestamps(self._version) else None,
-            now_us=self._clock.now_us,
+            timescale=info.timescale if self._timed else None,
+            now_us=self._now_us,
             max_frame_bytes=self._max_frame_bytes,
         )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Sized
-from functools import partial
 
 import attrs
 import trio
@@ -106,6 +105,7 @@ class SubscriptionServer:
         self._id = request.subscribe_id
         priority = request_priority(request.priority, track.info)
         self._version = control.version
+        self._timed = has_timestamps(self._version)
         self._wishes = request.wishes
         self._ordered = is_ordered(self._wishes, track.info, self._version)
         self._outgoing = OutgoingStreams(connection, priority, ordered=self._ordered)
@@ -222,10 +222,11 @@ class SubscriptionServer:
         moved = self._at_edge = False
         if self._departure.leaving:
             return False
+        most_blocked = self._most_blocked()
         for _ in range(_STARTS_PER_TURN):
             if (
                 self._resolver_waits is not None
-                or self._blocked >= self._most_blocked()
+                or self._blocked >= most_blocked
                 or self._is_far_ahead()
                 or not self._flush()
             ):
@@ -234,7 +235,7 @@ class SubscriptionServer:
             if isinstance(answer, Ready):
                 if not isinstance(answer.value, LiveReader):
                     self._outgoing.fall_behind()
-                elif self._send_datagram(answer.value):
+                elif self._datagrams is not None and self._send_datagram(answer.value):
                     moved = True
                     continue
                 sender = self._make_sender(answer.value)
@@ -255,9 +256,11 @@ class SubscriptionServer:
         return True  # there may be more, after the others had their turn
 
     def _send_datagram(self, reader: LiveReader) -> bool:
+        assert self._datagrams is not None
         return (
-            self._datagrams is not None
-            and self._outgoing.is_caught_up
+            self._outgoing.is_caught_up
+            # After the last that is wanted nothing comes by which its loss would be noticed.
+            and reader.sequence + 1 != self._resolver.end
             and frames_of(self._wishes, reader.sequence) is None
             and self._datagrams.send(reader)
         )
@@ -269,9 +272,9 @@ class SubscriptionServer:
         return GroupSender(
             reader,
             self._resolver.expiry,
-            partial(self._outgoing.open_stream, sequence),
+            self._outgoing.open_stream,
             header=encode_group_header(self._id, sequence, version, first),
-            timescale=self._track.info.timescale if has_timestamps(version) else None,
+            timescale=self._track.info.timescale if self._timed else None,
             frames=frames,
         )
 

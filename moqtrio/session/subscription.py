@@ -100,6 +100,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         self._tells_range = SubscribeEnd.exists_in(version)
         self._accepted = False
         self._came_until = 0
+        self._has_datagrams = False
         self._wakeup = Wakeup()
         self._in_a_row = 0
         self._asked = request.start
@@ -339,12 +340,19 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
         if cursor is None:
             return None
         if self._order is Order.ARRIVAL:
-            return self._last if self._finished else None
+            return self._last if self._finished or self._is_overtaken else None
         candidates = list(self._arrived)
         candidates += [drop.start for drop in self._dropped if drop.start > cursor]
         if self._finished and self._last is not None:
             candidates.append(self._last)
         return min(candidates, default=None)
+
+    @property
+    def _is_overtaken(self) -> bool:
+        """Whether the last that is wanted has come (arrival order). Where groups come as
+        datagrams, of which some are lost, those before it may never come."""
+        end = self._request.end
+        return self._has_datagrams and end is not None and self._came_until >= end
 
     def _give_up(self, end: int) -> None:
         """What should have come by now is a gap that nobody has explained."""
@@ -409,7 +417,8 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
     def group_arrived(self, group: StreamGroupConsumer) -> None:
         """A group's stream has begun. One that is not wanted (any more) is stopped."""
         sequence = group.sequence
-        self._came_until = max(self._came_until, sequence + 1)
+        if sequence >= self._came_until:
+            self._came_until = sequence + 1
         if self._closed:
             group.stop(StreamCode.CANCEL)
         elif self._is_late(sequence):
@@ -428,6 +437,7 @@ class Subscription(trio.abc.ReceiveChannel[Item]):
 
     def datagram_arrived(self, group: DatagramGroup) -> None:
         """A group has come as a datagram. It is lost where too many have not been read."""
+        self._has_datagrams = True
         if len(self._arrived) + len(self._queue) < MAX_UNREAD:
             self.group_arrived(group)
 

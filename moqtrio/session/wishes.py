@@ -31,6 +31,8 @@ def ages_by_clock(version: Version) -> bool:
 def frames_of(wishes: SubscribeUpdate, sequence: int) -> FrameSlice | None:
     """Which frames of a group are wanted; None for all. What is said of frames applies to the
     very group that is named as the start, and to the last one before the end."""
+    if not wishes.frame_start and wishes.frame_end is None:
+        return None
     start = wishes.frame_start if sequence == wishes.start else 0
     is_last = wishes.end is not None and sequence == wishes.end - 1
     end = wishes.frame_end if is_last else None

@@ -139,7 +139,7 @@ class QuicConnection(ConnectionBase):
         """Give the peer a stream back once ours is over in every respect."""
         before = stream.settled
         stream.settled = settled = before | what
-        if what == CONSUMED:
+        if what == CONSUMED and before & DISCARDED:
             self._unread.pop(stream, None)
         if (
             settled == ALL_SETTLED

@@ -78,10 +78,10 @@ def encode_group_header(
             ``frame_start`` and it is not 0.
     """
     body = encode_varint(subscribe_id) + encode_varint(sequence)
-    if version.draft < 6:
-        refuse_frame_range(frame_start, None, version.draft)
-    else:
+    if version.draft >= 6:
         body += encode_varint(frame_start)
+    elif frame_start:
+        refuse_frame_range(frame_start, None, version.draft)
     return bytes((_GROUP, len(body))) + body
 
 

@@ -250,7 +250,7 @@ ENGINE = [
         "P9 the window of groups in flight has no bound",
         ("P2", "P9"),
         Server._start_groups,
-        "or self._blocked >= self._most_blocked()",
+        "or self._blocked >= most_blocked",
         "",
     ),
     Mutant(

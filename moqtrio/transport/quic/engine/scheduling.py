@@ -105,7 +105,10 @@ class SchedulingEngine(StockConnection):
         """Queue bytes, and the end of the stream if ``end``."""
         stream.sender.write(data, end)
         if data:
-            self._count_unsent(stream.priority, len(data))
+            # As _count_unsent does; here it is once for each small group.
+            size, priority, unsent_at = len(data), stream.priority, self._unsent_at
+            self.unsent += size
+            unsent_at[priority] = unsent_at.get(priority, 0) + size
         if stream.entry is None:
             self._enqueue(stream)
 

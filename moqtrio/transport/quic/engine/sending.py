@@ -342,7 +342,9 @@ class SendingEngine(FastReceivingEngine):
             if stream.entry is not entry or not sender.has_frames:
                 heapq.heappop(sendable)
                 if stream.entry is entry:
-                    self._dequeue(stream)
+                    stream.entry = None  # as _dequeue does
+                    if stream.rivals is not None:
+                        stream.rivals.discard(stream)
                 continue
             rivals = stream.rivals
             if rivals is not None and not sender.highest_offset:
@@ -392,7 +394,13 @@ class SendingEngine(FastReceivingEngine):
             handlers.append((on_delivery, (stream, frame)))
             room -= overhead + len(data)
         if taken:
-            self._count_unsent(priority, -taken)
+            # As _count_unsent does; here it is once for each packet.
+            self.unsent -= taken
+            left = self._unsent_at[priority] - taken
+            if left:
+                self._unsent_at[priority] = left
+            else:
+                del self._unsent_at[priority]
         return room
 
     # What became of frames
