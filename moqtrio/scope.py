@@ -31,7 +31,7 @@ def bare_exceptions() -> Iterator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        news = [error for error in group.exceptions if not _is_cancellation(error)]
+        news = [error for error in group.exceptions if not is_wholly(error, trio.Cancelled)]
         if len(news) != 1:
             raise
         error, context = news[0], news[0].__context__
@@ -42,7 +42,10 @@ def bare_exceptions() -> Iterator[None]:
             del news, error, context
 
 
-def _is_cancellation(error: BaseException) -> bool:
+def is_wholly(
+    error: BaseException, kinds: type[BaseException] | tuple[type[BaseException], ...]
+) -> bool:
+    """Whether an error, or every error in a group of them, is of these kinds."""
     if isinstance(error, BaseExceptionGroup):
-        return all(_is_cancellation(each) for each in error.exceptions)
-    return isinstance(error, trio.Cancelled)
+        return error.split(kinds)[1] is None
+    return isinstance(error, kinds)

@@ -28,7 +28,7 @@ from ..errors import (
     describe_stream_code,
 )
 from ..model import Announcement, GroupConsumer, Origin, TrackInfo
-from ..scope import open_scope
+from ..scope import is_wholly, open_scope
 from ..transport.connection import BidiStream, Connection, ConnectionStatistics
 from ..wire import Version, lite
 from .announcements import Announcements, read_hello, wait_announced
@@ -527,6 +527,11 @@ async def open_session_over(
         nursery.start_soon(session.run)
         try:
             yield session
+        except (SessionClosed, BaseExceptionGroup) as error:
+            # Cancelled, the session's own tasks close it, and the block may see that first.
+            if is_wholly(error, (SessionClosed, trio.Cancelled)):
+                await trio.lowlevel.checkpoint_if_cancelled()
+            raise
         finally:
             # Before the session's tasks end: the peer hears that the session is over, not
             # that each of its requests has failed.

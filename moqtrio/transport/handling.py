@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import trio
 
 from ..errors import MoqError, SessionClosed, SessionCode
+from ..scope import is_wholly
 from .connection import Connection
 
 logger: logging.Logger = logging.getLogger("moqtrio.transport")
@@ -28,7 +29,7 @@ async def run_handler(handler: Handler, connection: Connection) -> None:
         if failure is not None and not isinstance(failure, Exception):
             raise
         if failure is not None:
-            if not _is_wholly(failure, SessionClosed):
+            if not is_wholly(failure, SessionClosed):
                 code, reason = SessionCode.INTERNAL, "internal error"
             _log_failure(connection, failure)
         if cancelled is not None:
@@ -51,16 +52,9 @@ def _log_failure(connection: Connection, error: Exception) -> None:
     """What a handler ended with: the end of its connection is news to nobody, a peer's
     fault is one line, and a defect is a traceback."""
     peer = connection.remote_address
-    if _is_wholly(error, SessionClosed):
+    if is_wholly(error, SessionClosed):
         logger.debug("connection with %s: %s", peer, connection.closed)
     elif isinstance(error, MoqError):
         logger.warning("connection with %s: %s", peer, error)
     else:
         logger.error("handler for %s failed", peer, exc_info=error)
-
-
-def _is_wholly(error: Exception, kind: type[Exception]) -> bool:
-    """Whether an error, or every error in a group of them, is of one kind."""
-    if isinstance(error, ExceptionGroup):
-        return error.split(kind)[1] is None
-    return isinstance(error, kind)

@@ -23,7 +23,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from moqtrio.errors import RequestError, SessionClosed, SessionCode, StreamCode
 from moqtrio.model import Announcement, Origin, TrackInfo
 from moqtrio.replay import LiveReader
-from moqtrio.session import Gap, Subscription
+from moqtrio.session import Gap, Session, Subscription
 from moqtrio.session.group_sender import GroupSender
 from moqtrio.session.group_stream import StreamGroupConsumer
 from moqtrio.session.session import open_session_over
@@ -230,6 +230,35 @@ async def test_cancelling_the_block_cancels_only_the_block() -> None:
                 await session.track_info("b", "t")
         assert scope.cancelled_caught
         assert client.closed is not None
+
+
+@pytest.mark.parametrize("is_grouped", [False, True])
+async def test_the_end_of_a_cancelled_session_is_no_error(is_grouped: bool) -> None:
+    """Its own tasks close it when they are cancelled, and a reader in the block may be the one
+    to see that first."""
+
+    async def read(session: Session) -> None:
+        session.close()
+        raise SessionClosed("", remote=False)
+
+    async def use(session: Session) -> None:
+        if not is_grouped:
+            await read(session)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(read, session)
+            nursery.start_soon(trio.sleep_forever)
+
+    for is_cancelled in (True, False):
+        client, _ = memory_connection_pair()
+        with trio.CancelScope() as scope:
+            try:
+                async with open_session_over(client, LITE_05) as session:
+                    if is_cancelled:
+                        scope.cancel()
+                    await use(session)
+            except (SessionClosed, ExceptionGroup):
+                assert not is_cancelled
+        assert scope.cancelled_caught == is_cancelled
 
 
 # Cancelling
