@@ -128,6 +128,7 @@ async def connect_over(
         endpoint.mark_dirty(connection)
         await connection._handshake_over.wait()
         if connection.closed is not None:
+            await trio.lowlevel.checkpoint_if_cancelled()  # which closes it too
             raise _explain(connection, address, configuration)
     except BaseException:
         endpoint.stop()

@@ -99,6 +99,7 @@ class _Client(Http3Connection):
         except StreamReset as error:
             raise ConnectError(f"{where} refused the WebTransport request: {error}") from error
         except SessionClosed as error:
+            await trio.lowlevel.checkpoint_if_cancelled()  # which closes it too
             raise ConnectError(f"no WebTransport session with {where}: {error}") from error
         session.agree(_chosen_protocol(where, answer, protocols))
         self._nursery.start_soon(self._guarded, self._watch, session, stream.receive, frames)
