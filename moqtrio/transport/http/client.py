@@ -121,6 +121,7 @@ async def open_websocket(
             try:
                 await connection.ready.wait()
                 if connection.closed is not None:
+                    await trio.lowlevel.checkpoint_if_cancelled()  # which closes it too
                     raise ConnectError(f"no connection to {where}: {connection.closed.reason}")
                 yield connection
             finally:
