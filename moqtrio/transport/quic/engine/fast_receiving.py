@@ -8,11 +8,9 @@ packet that aioquic would refuse: the tests compare the two.
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from aioquic.quic.connection import (
-    END_STATES,
     QuicConnectionError,
     QuicConnectionState,
     QuicReceiveContext,
@@ -99,7 +97,7 @@ class FastReceivingEngine(KeyUpdatingEngine):
                 frame_type=error.frame_type,
                 reason_phrase=error.reason_phrase,
             )
-        if self._state in END_STATES or self._close_pending:
+        if self._state is not _CONNECTED or self._close_pending:
             return True
         if now != self._idle_timer_armed_at:
             # Once for a whole batch, which shares one time.
@@ -179,9 +177,10 @@ class FastReceivingEngine(KeyUpdatingEngine):
                 frame_type=kind,
                 reason_phrase="Failed to parse frame",
             ) from error
-        # A late duplicate of a stream that is over is no error.
-        with contextlib.suppress(StreamFinishedError):
+        try:
             self._take_stream_frame(kind, stream_id, offset, payload[position:end])
+        except StreamFinishedError:
+            return end  # a late duplicate of a stream that is over is no error
         return end
 
     def _note_received(self, space: Any, number: int, is_ack_eliciting: bool, now: float) -> None:
