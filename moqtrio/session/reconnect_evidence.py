@@ -34,13 +34,14 @@ class Evidence:
         if sequence >= self._sequence:
             self._sequence, self._first = sequence, first
 
-    async def check(self, session: Session, edge: int | None) -> None:
-        """Raise EpochChanged where the track ends before group ``edge - 1``, which has come, or
-        the group that is remembered begins otherwise now.
+    async def check(self, session: Session, last: int | None) -> None:
+        """Raise EpochChanged where the track ends before group ``last``, which has come, or the
+        group that is remembered begins otherwise now. Where nothing has come (None), nothing
+        can be told.
 
         Waits for the track's latest group. Raises RequestError and SessionClosed.
         """
-        if not edge:
+        if last is None:
             return
         async with session.subscribe(self._broadcast, self._track, order="arrival") as latest:
             try:
@@ -49,8 +50,8 @@ class Evidence:
                 return
             if isinstance(item, Gap):
                 return
-            if item.sequence < edge - 1:
-                raise self.changed(f"its latest group is {item.sequence}, and {edge - 1} had come")
+            if item.sequence < last:
+                raise self.changed(f"its latest group is {item.sequence}, and {last} had come")
             with trio.move_on_after(_PATIENCE):
                 if item.sequence == self._sequence:
                     await self._compare(item, session)

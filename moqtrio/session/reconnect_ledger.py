@@ -20,6 +20,7 @@ class Ledger:
         self.start: int | None = None
         self.last: int | None = None
         self._first = 0
+        self._skipped_to = 0
         self._seen = RangeSet(limit=_MAX_RANGES)
 
     @property
@@ -39,6 +40,7 @@ class Ledger:
         does not have of what is wanted."""
         if self.start is None:
             self.start = self._first = start
+            self._add(start, self._skipped_to)
             return []
         assert self.next is not None
         return self.drop(Gap(self.next, start, 0))
@@ -71,6 +73,7 @@ class Ledger:
 
     def skip_to(self, start: int) -> None:
         """What is below ``start`` is not wanted any more."""
+        self._skipped_to = max(self._skipped_to, start)
         if self.start is not None:
             self._add(self._first, start)
 

@@ -69,14 +69,22 @@ class Wish:
             end=self.end,
         ).encode(LITE_05)
 
-    def subscribe(
-        self, session: Session, start: int | None
-    ) -> AbstractAsyncContextManager[Subscription]:
+    def rest(self, first: int | None) -> Wish:
+        """What is left of it where ``first`` is the first group that has not come; all of it
+        where that is None."""
+        if first is None:
+            return self
+        start = max(first, self.start or 0)
+        return attrs.evolve(
+            self, start=start, end=None if self.end is None else max(self.end, start)
+        )
+
+    def subscribe(self, session: Session) -> AbstractAsyncContextManager[Subscription]:
         """Ask for it."""
         return session.subscribe(
             self.broadcast,
             self.track,
-            start=start,
+            start=self.start,
             end=self.end,
             order=self.order,
             priority=self.priority,
@@ -91,6 +99,7 @@ class _Source:
 
     link: Link
     inner: Subscription
+    first: int | None  # what it was asked to begin with
     began: bool = False
     lost: trio.Event = attrs.Factory(trio.Event)  # nothing more is taken from it
 
@@ -190,7 +199,7 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
             source = self._source
             if self._closed:
                 raise trio.ClosedResourceError("this side has unsubscribed")
-            if self._over:
+            if self._over or self._is_at_end():
                 raise trio.EndOfChannel
             if source is None and self._failure is not None:
                 raise again(self._failure)
@@ -255,10 +264,15 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
         if self._source is None:
             await trio.lowlevel.checkpoint()
             return
+        await self._pass_on(self._source)
+
+    async def _pass_on(self, source: _Source) -> None:
+        """Tell a publisher what is wanted now."""
+        wish = self._wish.rest(source.first)
         # Where the connection is lost, the next one hears of it from the start.
         with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-            await self._source.inner.update(
-                end=end, start=start, priority=priority, max_latency=max_latency
+            await source.inner.update(
+                end=wish.end, start=wish.start, priority=wish.priority, max_latency=wish.max_latency
             )
 
     async def aclose(self) -> None:
@@ -366,9 +380,9 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
         task_status: trio.TaskStatus[StreamGroupConsumer],
     ) -> None:
         """Get a group by a subscription to nothing else (before draft 05 there is no FETCH)."""
-        end = group.sequence + 1
-        wish = attrs.evolve(self._wish, end=end, order="arrival")
-        async with wish.subscribe(link.session, group.sequence) as alone:
+        only = group.sequence
+        wish = attrs.evolve(self._wish, start=only, end=only + 1, order="arrival")
+        async with wish.subscribe(link.session) as alone:
             try:
                 item = await alone.receive()
             except trio.EndOfChannel:
@@ -479,7 +493,7 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
             if not self._is_known:
                 self._is_known = True
             elif known is None or epoch is None:
-                await self._evidence.check(link.session, self._ledger.next)
+                await self._evidence.check(link.session, self._ledger.last)
             elif known != epoch:
                 raise self._evidence.changed(f"its epoch was {known} and is {epoch}", known, epoch)
         except EpochChanged:
@@ -515,15 +529,16 @@ class ResumingSubscription(trio.abc.ReceiveChannel[Item]):
         self, link: Link, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Take what comes over one connection, until that is lost or superseded."""
-        first = self._ledger.next
-        start = self._wish.start if first is None else first
+        wish, first = self._wish, self._ledger.next
         with link.held():
-            async with self._wish.subscribe(link.session, start) as inner:
-                source = self._source = _Source(link, inner)
+            async with wish.rest(first).subscribe(link.session) as inner:
+                source = self._source = _Source(link, inner, first)
                 self._link = link
                 self._info = inner.info
                 self._news.tell()
                 task_status.started()
+                if self._wish is not wish:  # it was changed while that was answered
+                    await self._pass_on(source)
                 await source.lost.wait()
                 # What was handed out is read to its end, which closing would prevent.
                 while any(g.link is link and not g.over for g in self._reading.values()):
