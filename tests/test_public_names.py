@@ -13,12 +13,20 @@ import pytest
 import moqtrio
 
 PUBLIC = [
+    "LITE_03",
+    "LITE_04",
+    "LITE_05",
+    "LITE_06",
+    "OFFERED",
+    "VERSIONS",
     "Announcement",
+    "Announcements",
     "Backoff",
     "BlockingStore",
     "Broadcast",
     "ClientTls",
     "ConnectError",
+    "ConnectionStatistics",
     "DecodeError",
     "EpochChanged",
     "Frame",
@@ -32,6 +40,8 @@ PUBLIC = [
     "MoqError",
     "ObjectStore",
     "Origin",
+    "ProbeReport",
+    "ProbeReports",
     "ProtocolError",
     "ReconnectingSession",
     "ReplayError",
@@ -40,12 +50,17 @@ PUBLIC = [
     "ReplaySource",
     "ReplayWriter",
     "RequestError",
+    "Resource",
+    "ResumingAnnouncements",
     "ResumingSubscription",
     "Route",
+    "Routes",
     "ServerTls",
+    "ServingLimits",
     "Session",
     "SessionClosed",
     "SessionCode",
+    "SessionLimits",
     "SessionSettings",
     "SqliteStore",
     "StreamCode",
@@ -55,6 +70,7 @@ PUBLIC = [
     "Track",
     "TrackInfo",
     "TransportSettings",
+    "Version",
     "from_async",
     "from_blocking",
     "generate_certificate",
@@ -73,7 +89,9 @@ def test_the_public_names_are_these() -> None:
 def test_every_public_name_is_documented(name: str) -> None:
     assert inspect.getdoc(getattr(moqtrio, name))
     assert re.search(
-        rf"^\.\. auto(class|function|exception):: {name}\b", REFERENCE.read_text(), re.MULTILINE
+        rf"^\.\. (auto|py:)(class|function|exception|data):: {name}\b",
+        REFERENCE.read_text(),
+        re.MULTILINE,
     )
 
 

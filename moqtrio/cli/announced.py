@@ -8,7 +8,15 @@ from cyclopts import Parameter
 
 import moqtrio
 
-from .options import CLIENT_TLS, GENERAL, ClientTlsOptions, GeneralOptions, Url
+from .options import (
+    CLIENT_TLS,
+    GENERAL,
+    PROTOCOL,
+    ClientTlsOptions,
+    GeneralOptions,
+    ProtocolOptions,
+    Url,
+)
 from .output import open_output
 
 
@@ -18,6 +26,7 @@ async def announced(
     /,
     *,
     tls: Annotated[ClientTlsOptions, Parameter(name="*")] = CLIENT_TLS,
+    protocol: Annotated[ProtocolOptions, Parameter(name="*")] = PROTOCOL,
     general: Annotated[GeneralOptions, Parameter(name="*")] = GENERAL,
 ) -> None:
     """List the broadcasts a server announces, and follow their coming (+) and going (-).
@@ -31,10 +40,10 @@ async def announced(
     prefix
         Only broadcasts whose path begins so.
     """
-    client_tls = tls.build()
+    client_tls = tls.build(url)
     async with (
         open_output() as output,
-        moqtrio.open_session(url, tls=client_tls) as session,
+        moqtrio.open_session(url, tls=client_tls, versions=protocol.build()) as session,
         session.announced(prefix) as announcements,
     ):
         async for announcement in announcements:

@@ -98,6 +98,8 @@ _HINTS = {
     "it; --tls-ca an authority of your own",
     "did not answer": "is the server running, and does a firewall let UDP through?",
     "nothing listens": "is the server running, and is that its port?",
+    "none of the protocols offered": "--protocol, if it was given, has to name a version that "
+    "both sides have",
     os.strerror(errno.EADDRINUSE): "port 0 picks a free one",
     os.strerror(errno.EADDRNOTAVAIL): "listen on an address of this machine; [::] is all of them",
     "check the directory's permissions": "the store's directory must belong to the user who runs "

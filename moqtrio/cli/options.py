@@ -19,6 +19,7 @@ from .sizes import parse_size
 
 _TLS = Group("Certificates", sort_key=2)
 _SOURCE = Group("What is published", sort_key=1)
+_PROTOCOL_NAMES = tuple(version.name for version in moqtrio.VERSIONS)
 _GENERAL = Group("General", sort_key=9)
 
 LARGEST_SEQUENCE = 2**62 - 1  # what the wire can say
@@ -29,11 +30,18 @@ def _show_duration(seconds: float | None) -> str | None:
 
 
 def _check_url(_type: Any, url: str) -> None:
-    SessionUrl.parse(url)
+    SessionUrl.parse_to_connect(url)
+
+
+def _check_listening_url(_type: Any, url: str) -> None:
+    SessionUrl.parse_to_listen(url)
 
 
 Url = Annotated[str, Parameter(validator=_check_url)]
-"""A session's URL, checked before anything is opened."""
+"""Where a client connects to, checked before anything is opened."""
+
+ListeningUrl = Annotated[str, Parameter(validator=_check_listening_url)]
+"""Where a server listens, checked before anything is opened."""
 
 
 def _duration(_type: Any, tokens: Sequence[Token]) -> float:
@@ -109,10 +117,10 @@ class ClientTlsOptions:
         Path | None, Parameter(group=_TLS, metavar="FILE", help="Its private key, PEM.")
     ] = None
 
-    def build(self) -> moqtrio.ClientTls | None:
+    def build(self, url: str) -> moqtrio.ClientTls | None:
         """The library's own form; None, which is its default, without any of the options.
 
-        Raises UsageError for options that exclude each other.
+        Raises UsageError for options that exclude each other, or mean nothing for ``url``.
         """
         chosen = [self.tls_fingerprint is not None, self.tls_ca is not None, self.tls_insecure]
         if sum(chosen) > 1:
@@ -123,6 +131,11 @@ class ClientTlsOptions:
             raise UsageError("--tls-cert and --tls-key belong together: give both")
         if self == CLIENT_TLS:
             return None
+        if SessionUrl.parse(url).scheme == "ws" and not self.tls_insecure:
+            raise UsageError(
+                f"{url} goes without encryption, where certificates mean nothing: use wss://, "
+                "or leave the --tls options out"
+            )
         try:
             return moqtrio.ClientTls(
                 fingerprint=self.tls_fingerprint,
@@ -315,6 +328,37 @@ class ReconnectOptions:
         return moqtrio.Backoff(seconds=math.inf) if self.reconnect else None
 
 
+def _version(_type: Any, tokens: Sequence[Token]) -> moqtrio.Version:
+    for version in moqtrio.VERSIONS:
+        if version.name == tokens[0].value:
+            return version
+    names = ", ".join(_PROTOCOL_NAMES)
+    raise ValueError(f"expected one of {names}, not {tokens[0].value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolOptions:
+    """Which versions of the protocol are spoken."""
+
+    protocol: Annotated[
+        moqtrio.Version | None,
+        Parameter(
+            group=_GENERAL,
+            converter=_version,
+            accepts_keys=False,
+            n_tokens=1,
+            metavar="VERSION",
+            help="Speak this version alone, one of "
+            f"{', '.join(_PROTOCOL_NAMES)}; by default the newest both sides have.",
+        ),
+    ] = None
+
+    def build(self) -> Sequence[moqtrio.Version]:
+        """The library's own form."""
+        return moqtrio.OFFERED if self.protocol is None else (self.protocol,)
+
+
+PROTOCOL = ProtocolOptions()
 RECONNECT = ReconnectOptions()
 GENERAL = GeneralOptions()
 CLIENT_TLS = ClientTlsOptions()

@@ -12,9 +12,11 @@ import moqtrio
 from .options import (
     CLIENT_TLS,
     GENERAL,
+    PROTOCOL,
     RECONNECT,
     ClientTlsOptions,
     GeneralOptions,
+    ProtocolOptions,
     ReconnectOptions,
     SourceOptions,
     Url,
@@ -31,6 +33,7 @@ async def publish(
     source: Annotated[SourceOptions, Parameter(name="*")],
     reconnect: Annotated[ReconnectOptions, Parameter(name="*")] = RECONNECT,
     tls: Annotated[ClientTlsOptions, Parameter(name="*")] = CLIENT_TLS,
+    protocol: Annotated[ProtocolOptions, Parameter(name="*")] = PROTOCOL,
     general: Annotated[GeneralOptions, Parameter(name="*")] = GENERAL,
 ) -> None:
     """Connect to a relay and publish a track through it.
@@ -43,13 +46,17 @@ async def publish(
     url
         The relay, as https://HOST:PORT/PATH, or moqt://HOST:PORT for raw QUIC.
     """
-    client_tls = tls.build()
+    client_tls = tls.build(url)
     source.check()
     async with (
         open_output() as output,
         open_publication(source) as publication,
         moqtrio.open_session(
-            url, publish=publication.origin, tls=client_tls, reconnect=reconnect.build()
+            url,
+            publish=publication.origin,
+            tls=client_tls,
+            versions=protocol.build(),
+            reconnect=reconnect.build(),
         ) as session,
         trio.open_nursery() as nursery,
     ):

@@ -13,7 +13,16 @@ from cyclopts import Parameter
 
 import moqtrio
 
-from .options import GENERAL, SERVER_TLS, GeneralOptions, ServerTlsOptions, SourceOptions, Url
+from .options import (
+    GENERAL,
+    PROTOCOL,
+    SERVER_TLS,
+    GeneralOptions,
+    ListeningUrl,
+    ProtocolOptions,
+    ServerTlsOptions,
+    SourceOptions,
+)
 from .output import open_output
 from .publishing import open_publication
 from .web import make_routes, page_url
@@ -23,12 +32,13 @@ _GRACE = 2.0
 
 
 async def serve(
-    url: Url,
+    url: ListeningUrl,
     /,
     *,
     source: Annotated[SourceOptions, Parameter(name="*")],
     web: bool = False,
     tls: Annotated[ServerTlsOptions, Parameter(name="*")] = SERVER_TLS,
+    protocol: Annotated[ProtocolOptions, Parameter(name="*")] = PROTOCOL,
     general: Annotated[GeneralOptions, Parameter(name="*")] = GENERAL,
 ) -> None:
     """Publish a track to whoever connects.
@@ -55,7 +65,14 @@ async def serve(
         open_output() as output,
         open_publication(source) as publication,
         open_server(
-            partial(moqtrio.serve, publication.origin, url, tls=server_tls, routes=routes)
+            partial(
+                moqtrio.serve,
+                publication.origin,
+                url,
+                tls=server_tls,
+                versions=protocol.build(),
+                routes=routes,
+            )
         ) as listener,
     ):
         # What there is now stays: looking through it for garbage takes tens of milliseconds,

@@ -12,9 +12,11 @@ from .failures import Failure, UsageError
 from .options import (
     CLIENT_TLS,
     GENERAL,
+    PROTOCOL,
     RECONNECT,
     ClientTlsOptions,
     GeneralOptions,
+    ProtocolOptions,
     ReconnectOptions,
     SequenceNumber,
     Url,
@@ -39,6 +41,7 @@ async def subscribe(
     frames: bool = False,
     reconnect: Annotated[ReconnectOptions, Parameter(name="*")] = RECONNECT,
     tls: Annotated[ClientTlsOptions, Parameter(name="*")] = CLIENT_TLS,
+    protocol: Annotated[ProtocolOptions, Parameter(name="*")] = PROTOCOL,
     general: Annotated[GeneralOptions, Parameter(name="*")] = GENERAL,
 ) -> None:
     """Follow a track and print its frames, each followed by a newline.
@@ -66,10 +69,12 @@ async def subscribe(
     check_range(None if isinstance(wanted, Moment) else wanted, until)
     if frames and not general.json:
         raise UsageError("--frames goes with --json; without it payloads are printed anyway")
-    client_tls = tls.build()
+    client_tls = tls.build(url)
     async with (
         open_output() as output,
-        moqtrio.open_session(url, tls=client_tls, reconnect=reconnect.build()) as session,
+        moqtrio.open_session(
+            url, tls=client_tls, versions=protocol.build(), reconnect=reconnect.build()
+        ) as session,
     ):
         printer = GroupPrinter(output, general, frames=frames)
         start = await find_start(session, broadcast, track, wanted)

@@ -122,7 +122,7 @@ async def connect(
     transport: TransportSettings | None,
 ) -> AsyncGenerator[Session, None]:
     """One connection; see :func:`open_session`."""
-    where = SessionUrl.parse(url)
+    where = SessionUrl.parse_to_connect(url)
     async with (
         open_connection(
             where,

@@ -45,7 +45,8 @@ async def open_connection(
         url: where to.
         protocols: the protocol versions to offer, the preferred first.
         tls: how to know the server; None checks its certificate fully, or for ``http``
-            takes the fingerprint the server tells.
+            takes the fingerprint the server tells. With one, ``http`` leaves out the
+            WebSocket, which could not hold the server to it.
         settings: the connection's windows, limits and timers.
 
     Raises:
@@ -53,13 +54,21 @@ async def open_connection(
 
     Cancelling it gives up every attempt.
     """
+    # Whoever says how to know the server is not to end at anybody's without encryption.
+    is_demanding = tls is not None and not tls.insecure
     if url.scheme == "http" and tls is None:
         tls = ClientTls(fingerprint=await fetch_fingerprint(url.host, url.port, settings=settings))
-    dial = Dial(url, protocols, ClientTls() if tls is None else tls, settings)
+    tls = ClientTls() if tls is None else tls
+    # A file that cannot be used is one failure, not one of each way besides other reasons.
+    await tls.load_authorities()
+    await tls.load_credentials()
+    dial = Dial(url, protocols, tls, settings)
     if url.binding is Binding.QUIC:
         opened = dial.quic()
     elif url.binding is Binding.WEBSOCKET:
         opened = dial.websocket()
+    elif is_demanding and not url.is_encrypted:
+        opened = dial.webtransport()
     else:
         opened = first_of(dial.webtransport, dial.websocket)
     async with opened as connection:

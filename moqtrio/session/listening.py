@@ -109,7 +109,7 @@ async def serve(
     """
     departures = Departures()
     server = _Server(
-        url=SessionUrl.parse(url),
+        url=SessionUrl.parse_to_listen(url),
         handle=partial(_serve_session, origin, settings, on_session, departures),
         departures=departures,
         protocols=[version.alpn for version in versions],

@@ -11,7 +11,8 @@ _DEFAULT_PORTS = {"moqt": 443, "moql": 443, "https": 443, "wss": 443, "http": 80
 SCHEMES: tuple[str, ...] = tuple(_DEFAULT_PORTS)
 """What a URL may start with."""
 
-EXPECTED = "expected https://HOST:PORT or moqt://HOST:PORT"
+EXPECTED = "expected https://HOST:PORT or moqt://HOST:PORT (http, moql, wss and ws are known too)"
+_LISTENING_SCHEMES = ("https", "http", "moqt", "moql")
 
 # What a request's target may hold as it is (RFC 3986 sections 3.3 and 3.4); "%" because what
 # is encoded already stays so.
@@ -61,10 +62,12 @@ class SessionUrl:
             port = parts.port
         except ValueError as error:
             raise ValueError(f"{url!r} is not a URL: {error}") from None
+        if "://" not in url:
+            raise ValueError(f"{url!r} has no scheme: {EXPECTED}")
         if parts.scheme not in _DEFAULT_PORTS:
             raise ValueError(
                 f"{url!r} is not a URL this can connect to: {EXPECTED}, "
-                f"got the scheme {parts.scheme or 'nothing'!r}"
+                f"got the scheme {parts.scheme!r}"
             )
         if not parts.hostname:
             raise ValueError(f"{url!r} has no host: {EXPECTED}")
@@ -84,6 +87,30 @@ class SessionUrl:
             _DEFAULT_PORTS[parts.scheme] if port is None else port,
             None if target in ("", "/") else target,
         )
+
+    @classmethod
+    def parse_to_connect(cls, url: str) -> SessionUrl:
+        """The same, for a client, which needs a real port. Raises ValueError."""
+        parsed = cls.parse(url)
+        if parsed.port == 0:
+            raise ValueError(f"{url!r} has port 0: expected the one the server prints")
+        return parsed
+
+    @classmethod
+    def parse_to_listen(cls, url: str) -> SessionUrl:
+        """The same, for a server, which has no path. Raises ValueError."""
+        parsed = cls.parse(url)
+        if parsed.scheme not in _LISTENING_SCHEMES:
+            raise ValueError(
+                f"{url!r} is not what a server listens on: expected https://HOST:PORT, which "
+                f"takes WebSockets too, got the scheme {parsed.scheme!r}"
+            )
+        if parsed.path is not None:
+            raise ValueError(
+                f"{url!r} has a path: a server listens on https://HOST:PORT, and its clients "
+                "may ask for any path"
+            )
+        return parsed
 
     @property
     def binding(self) -> Binding:

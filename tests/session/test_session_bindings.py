@@ -82,12 +82,26 @@ async def test_every_scheme_leads_to_the_same_server(
             assert session.version == sessions[0].version
 
 
-async def test_a_fingerprint_given_is_not_replaced_by_one_fetched_without_encryption() -> None:
+@pytest.mark.parametrize("scheme", ["https", "http"])
+async def test_a_fingerprint_given_holds(scheme: str) -> None:
+    """``http`` neither asks the server for another one, nor goes without encryption."""
     wrong = moqtrio.ClientTls(fingerprint="00" * 32)
     async with serving(make_origin()) as (listener, _):
-        with pytest.raises(moqtrio.ConnectError, match="fingerprint"):
-            async with moqtrio.open_session(f"https://localhost:{listener.port}", tls=wrong):
+        url = f"{scheme}://localhost:{listener.port}"
+        with pytest.raises(moqtrio.ConnectError) as caught:
+            async with moqtrio.open_session(url, tls=wrong):
                 pass
+    # Once, though over https it is the reason of both ways.
+    assert str(caught.value).count("certificate fingerprint: expected 0000") == 1
+
+
+async def test_a_file_that_cannot_be_used_is_the_only_reason() -> None:
+    tls = moqtrio.ClientTls(ca_file="no-such-file.pem")
+    with pytest.raises(moqtrio.ConnectError) as caught:
+        async with moqtrio.open_session("https://127.0.0.1:1", tls=tls):
+            pass
+    assert str(caught.value).startswith("cannot read the CA file no-such-file.pem")
+    assert "127.0.0.1" not in str(caught.value)
 
 
 async def test_where_udp_is_blocked_a_websocket_takes_over() -> None:

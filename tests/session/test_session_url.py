@@ -31,9 +31,9 @@ def test_a_url_is_taken_apart(
 @pytest.mark.parametrize(
     ("url", "problem"),
     [
-        ("localhost:4443", "got the scheme 'localhost'"),
+        ("localhost:4443", "has no scheme: expected https://HOST:PORT"),
         ("ftp://h", "got the scheme 'ftp'"),
-        ("", "got the scheme 'nothing'"),
+        ("", "has no scheme"),
         ("https://", "has no host"),
         ("moqt://:4443", "has no host"),
         ("moqt://h:99999", "is not a URL"),
@@ -62,3 +62,28 @@ def test_a_url_is_put_together_again() -> None:
     assert str(SessionUrl.parse(url)) == url
     assert SessionUrl.parse("ws://h?q").target == "/?q"
     assert SessionUrl.parse("moqt://h").target == "/"
+
+
+def test_a_client_needs_a_port() -> None:
+    assert SessionUrl.parse_to_connect("https://h/p").port == 443
+    with pytest.raises(ValueError, match="port 0: expected the one the server prints"):
+        SessionUrl.parse_to_connect("https://h:0")
+
+
+@pytest.mark.parametrize("url", ["https://[::]:0", "http://h", "moqt://h:0/", "moql://h"])
+def test_what_a_server_can_listen_on(url: str) -> None:
+    assert SessionUrl.parse_to_listen(url) == SessionUrl.parse(url)
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("ws://h:1", "takes WebSockets too, got the scheme 'ws'"),
+        ("wss://h:1", "takes WebSockets too, got the scheme 'wss'"),
+        ("https://h:1/path", "clients may ask for any path"),
+        ("moqt://h:1?jwt=a", "clients may ask for any path"),
+    ],
+)
+def test_what_a_server_cannot_listen_on(url: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        SessionUrl.parse_to_listen(url)

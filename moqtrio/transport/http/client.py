@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 
@@ -27,6 +29,7 @@ _READ_SIZE = 64 * 1024
 _LARGEST_FINGERPRINT = 256
 _LARGEST_EXPLANATION = 512
 _EXPLANATION_PATIENCE = 1.0  # seconds
+_BAD_REQUEST = 400  # among others where no protocol is in common
 _NO_MORE = (RemoteProtocolError, LocalProtocolError, trio.BrokenResourceError)
 
 
@@ -140,7 +143,7 @@ async def _dial(
     try:
         if tls is None:
             return await _upgrade(stream, where, path, protocols)
-        secured = await connect_tls(stream, tls, server_name, where)
+        secured = await connect_tls(stream, tls, server_name, _peer(stream, where))
         return await _upgrade(secured, where, path, protocols)
     except BaseException:
         await trio.aclose_forcefully(stream)
@@ -162,9 +165,11 @@ async def _upgrade(
         raise ConnectError(f"{where}: the connection was lost in the handshake") from error
     if isinstance(answer, RejectConnection):
         status = answer.status_code
+        said = await _explanation(stream, handshake, answer)
         raise ConnectError(
             f"{where} refused a WebSocket at {path} with HTTP status {status}"
-            + (f": {said}" if (said := await _explanation(stream, handshake, answer)) else ""),
+            + (f": {said}" if said else "")
+            + (f"; this side has {', '.join(protocols)}" if status == _BAD_REQUEST else ""),
             retryable=is_retryable(status),
         )
     agreement = offered.get(answer.subprotocol or "")
@@ -235,18 +240,48 @@ async def _open_stream(host: str, port: int) -> trio.SocketStream:
     try:
         return await trio.open_tcp_stream(host, port)
     except (OSError, UnicodeError) as error:
-        raise ConnectError(
-            f"cannot reach {_authority(host, port)} over TCP: {_why(error)}"
-        ) from error
+        raise ConnectError(_explain(host, port, error)) from error
+
+
+def _explain(host: str, port: int, error: BaseException) -> str:
+    """Why no address of ``host`` could be reached, in the words that QUIC has for it."""
+    if isinstance(error, socket.gaierror):
+        return f"cannot find the address of {host!r}: {error.strerror}"
+    if isinstance(error, UnicodeError):
+        return f"{host!r} is no name of a host: {error}"
+    causes = list(_leaves(error))
+    where = _authority(host, port)
+    if all(isinstance(each, ConnectionRefusedError) for each in causes):
+        return f"nothing listens at TCP {where} (connection refused)"
+    reasons = dict.fromkeys(_why(each) for each in causes)
+    return f"cannot reach {where} over TCP: {'; '.join(reasons)}"
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The failure of each address, which Trio has as the cause of its own."""
+    cause = error.__cause__
+    if isinstance(cause, BaseExceptionGroup):
+        for each in cause.exceptions:
+            yield from _leaves(each)
+    elif isinstance(cause, OSError):
+        yield from _leaves(cause)
+    else:
+        yield error
 
 
 def _why(error: BaseException) -> str:
-    cause = error.__cause__
-    if isinstance(cause, BaseExceptionGroup):  # one for each address
-        return "; ".join(dict.fromkeys(_why(each) for each in cause.exceptions))
-    if isinstance(cause, OSError):
-        return _why(cause)
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+    # Trio's own text names the address, which has been said.
+    number = error.errno if isinstance(error, OSError) else None
+    return os.strerror(number) if number else str(error)
+
+
+def _peer(stream: trio.SocketStream, where: str) -> str:
+    """The address that a host's name led to, as QUIC's errors name it."""
+    try:
+        host, port = stream.socket.getpeername()[:2]
+    except OSError:  # it is gone already
+        return where
+    return _authority(host, port)
 
 
 @contextmanager

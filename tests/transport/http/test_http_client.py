@@ -105,11 +105,11 @@ async def test_something_else_listens(answer: Any, complaint: str) -> None:
 
 async def test_nobody_listens() -> None:
     port = await unused_port()
-    with pytest.raises(ConnectError, match=f"127.0.0.1:{port} over TCP: .*refused"):
+    with pytest.raises(ConnectError, match=f"nothing listens at TCP 127.0.0.1:{port} "):
         await fetch_fingerprint("127.0.0.1", port)
     with pytest.raises(ConnectError, match="refused"):
         await connect(port)
-    with pytest.raises(ConnectError, match=r"cannot reach no\.such\.host\.invalid:1 over TCP"):
+    with pytest.raises(ConnectError, match=r"cannot find the address of 'no\.such\.host"):
         await fetch_fingerprint("no.such.host.invalid", 1)
 
 
