@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import trio
 
 from ..errors import ConnectError
+from ..scope import bare_exceptions
 
 T = TypeVar("T")
 
@@ -66,6 +67,8 @@ async def race(
 
     Raises:
       ConnectError: all failed; it names the reason of each, in their order.
+
+    Any other exception of an attempt ends the race, and comes out as it is.
     """
     failures: dict[int, ConnectError] = {}
     won: list[T] = []
@@ -83,12 +86,13 @@ async def race(
             won.append(result)
             nursery.cancel_scope.cancel()
 
-    async with trio.open_nursery() as nursery:
-        for index in range(len(attempts)):
-            failed = trio.Event()
-            nursery.start_soon(attempt, index, failed)
-            with trio.move_on_after(delay):
-                await failed.wait()
+    with bare_exceptions():
+        async with trio.open_nursery() as nursery:
+            for index in range(len(attempts)):
+                failed = trio.Event()
+                nursery.start_soon(attempt, index, failed)
+                with trio.move_on_after(delay):
+                    await failed.wait()
     if won:
         return won[0]
     if len(failures) == 1:

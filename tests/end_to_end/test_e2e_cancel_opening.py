@@ -93,7 +93,7 @@ async def test_opening_is_given_up(scheme: str, server: Process) -> None:
         return bool(look["files"] <= there)
 
     with trio.fail_after(20):
-        while not await all_gone():
+        while not await all_gone():  # noqa: ASYNC110  # it is another process
             await trio.sleep(0.05)
 
 
