@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from ..errors import RequestError, StreamReset, describe_stream_code
+from ..model import Wakeup
 from ..wire import Version, lite
 from .control import ControlStream
 from .latency import LONGEST_LATENCY
@@ -69,6 +70,8 @@ class SubscribeStream:
         self._scope = trio.CancelScope()
         self._sending = trio.Lock()
         self._start: int | None = None
+        self._promised: int | None = None
+        self._updated = Wakeup()
         has_latest = version.draft < 6
         self._asks_first = not has_latest and wanted.start is None and wanted.max_latency > 0
         self._spares_history = not has_latest and wanted.start is not None
@@ -104,8 +107,8 @@ class SubscribeStream:
     async def _run(self, listener: Listener, task_status: trio.TaskStatus[None]) -> None:
         if self._asks_first:
             task_status.started()
-            if not await self._find_latest(listener):
-                return
+            await self._find_latest()
+            await self._wait_until_wanted(listener)
         control = self._control = await self._asker.open_request(lite.BidiStreamType.SUBSCRIBE)
         async with self._sending:
             await control.send_all(self._message(self._wanted))
@@ -118,8 +121,7 @@ class SubscribeStream:
 
     async def _hear(self, response: lite.SubscribeResponse, listener: Listener) -> None:
         if isinstance(response, lite.SubscribeStart):
-            listener.started(response.start)
-            self._start = response.start
+            self._hear_start(response.start, listener)
             if self._spares_history:
                 self._spares_history = False
                 await self._tell()
@@ -131,8 +133,15 @@ class SubscribeStream:
             self._start = response.start
             listener.accepted(response)
 
-    async def _find_latest(self, listener: Listener) -> bool:
-        """Find out which group is the latest; whether it is wanted."""
+    def _hear_start(self, start: int, listener: Listener) -> None:
+        self._start = start
+        if self._promised is None:
+            listener.started(start)
+        elif start > self._promised:  # what was the latest is not there any more
+            listener.dropped(lite.SubscribeDrop(self._promised, start, 0))
+
+    async def _find_latest(self) -> None:
+        """Find out which group is the latest."""
         wanted = self._wanted
         control = await self._asker.open_request(lite.BidiStreamType.SUBSCRIBE)
         try:
@@ -147,11 +156,17 @@ class SubscribeStream:
             self._start = answer.start
         elif isinstance(answer, lite.SubscribeEnd):  # it has ended and has no group
             self._start = answer.end
-        end = self._wanted.end
-        if self._start is None or end is None or self._start < end:
-            return True
-        listener.started(self._start)
-        return False
+
+    async def _wait_until_wanted(self, listener: Listener) -> None:
+        """Where the latest group is beyond the end, there is nothing to ask for until an update
+        moves that."""
+        while (
+            self._start is not None and (end := self._wanted.end) is not None and self._start >= end
+        ):
+            if self._promised is None:
+                self._promised = self._start
+                listener.started(self._start)
+            await self._updated.wait()
 
     def check(self, wanted: lite.Subscribe) -> None:
         """Raise ValueError where that cannot be asked for."""
@@ -161,6 +176,7 @@ class SubscribeStream:
     async def update(self, wanted: lite.Subscribe) -> None:
         """Ask for something else, now or when it is asked for anything."""
         self._wanted = wanted
+        self._updated.set()
         await self._tell()
 
     async def _tell(self) -> None:
@@ -174,12 +190,13 @@ class SubscribeStream:
 
     def _message(self, wanted: lite.Subscribe) -> lite.Subscribe:
         """What to say for that. An update without a start would mean the latest group there
-        is by then, so it names the one that was the latest."""
+        is by then, so it names the one that was the latest; with an end before that, nothing."""
         start, end, first = wanted.start, wanted.end, self._start
-        if first is not None and (end is None or first <= end):
+        if first is not None:
             start = first if start is None else max(start, first)
+            end = None if end is None else max(end, first)
         max_latency = LONGEST_LATENCY if self._spares_history else wanted.max_latency
-        return attrs.evolve(wanted, start=start, max_latency=max_latency)
+        return attrs.evolve(wanted, start=start, end=end, max_latency=max_latency)
 
     def close(self) -> None:
         """Unsubscribe. Never blocks; idempotent."""

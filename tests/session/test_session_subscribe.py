@@ -383,6 +383,38 @@ async def test_a_changed_priority_leaves_the_end_as_it_is(origin: Origin) -> Non
         assert await see_all(subscription) == groups(0, 1)
 
 
+async def test_an_end_before_the_latest_group_may_grow_beyond_it(origin: Origin) -> None:
+    needs(5, "publishers do not say where it starts")
+    track = origin.create_broadcast("b").create_track("t")
+    publish(track, 5)
+    async with session_pair(origin) as pair, pair.client.subscribe("b", "t", end=1) as subscription:
+        with trio.fail_after(5):
+            assert await see_all(subscription) == []
+            assert subscription.start == 4
+            await subscription.update(end=4)
+            assert await see_all(subscription) == []
+            await subscription.update(end=None)
+            assert await see(subscription) == groups(4)[0]
+            track.finish()
+            assert await see_all(subscription) == []
+            assert (subscription.start, subscription.final) == (4, 5)
+
+
+async def test_the_latest_group_may_be_gone_when_the_end_grows_beyond_it(origin: Origin) -> None:
+    needs(6, "the publisher was asked for it, and keeps it")
+    track = origin.create_broadcast("b").create_track("t", cache_age=0.0)
+    publish(track, 5)
+    async with session_pair(origin) as pair, pair.client.subscribe("b", "t", end=1) as subscription:
+        with trio.fail_after(5):
+            assert await see_all(subscription) == []
+            publish(track, 2)
+            await trio.sleep(1)
+            track.log.evict()
+            await subscription.update(end=None)
+            assert await see(subscription) == Gap(4, 6, 0)
+            assert await see(subscription) == groups(6)[0]
+
+
 async def test_the_end_may_grow_after_it_was_reached_and_shrink(origin: Origin) -> None:
     track = origin.create_broadcast("b").create_track("t")
     publish(track, 10)
