@@ -91,7 +91,7 @@ async def test_a_failure_gives_way_at_once(autojump_clock: MockClock) -> None:
 async def test_where_both_fail_both_reasons_are_told(autojump_clock: MockClock) -> None:
     ways = Ways()
     late, soon = ConnectError("late", retryable=False), ConnectError("soon")
-    with pytest.raises(ConnectError, match="^late; soon$") as caught:
+    with pytest.raises(ConnectError, match=r"^late; soon$") as caught:
         async with first_of(ways.way("first", 5.0, late), ways.way("second", 0.0, soon)):
             pytest.fail("connected to nobody")
     assert not caught.value.retryable

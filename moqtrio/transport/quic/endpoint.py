@@ -159,7 +159,9 @@ class Endpoint:
         now = trio.current_time()
         for connection in tuple(self._ids_of):
             connection.close(code, reason)
-            self._guarded(connection, self._flush, connection, now)
+            # A server takes a first packet that only says goodbye for a fault.
+            if connection.statistics().datagrams_sent or not connection.is_client:
+                self._guarded(connection, self._flush, connection, now)
             self._remove(connection)
 
     async def _receive_forever(self) -> None:
