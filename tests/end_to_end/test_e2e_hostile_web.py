@@ -175,7 +175,7 @@ async def handshakes_left(target: Target) -> None:
 
 
 async def dripping_heads(target: Target) -> None:
-    streams = [await target.tcp() for _ in range(300)]
+    streams = [await target.tcp() for _ in range(100)]
     for stream in streams:
         await stream.send_all(b"GET / HTTP/1.1\r\n")
     with suppress(*GONE):
@@ -206,6 +206,12 @@ async def huge_body(target: Target) -> None:
 
         nursery.start_soon(send)
         assert (await read_to_end(stream)).startswith(b"HTTP/1.1 400 ")
+
+
+async def endless_requests(target: Target) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(endless_head, target)
+        nursery.start_soon(huge_body, target)
 
 
 async def pipelined_garbage(target: Target) -> None:
@@ -588,8 +594,7 @@ ATTACKS: list[Callable[[Target], Awaitable[None]]] = [
     wt_silent_streams,
 ]
 RULES: list[Callable[[Target], Awaitable[None]]] = [
-    endless_head,
-    huge_body,
+    endless_requests,
     pipelined_garbage,
     headers_that_are_no_text,
     ws_violations,
