@@ -86,6 +86,9 @@ class SendingEngine(FastReceivingEngine):
 
     def _only_streams_to_send(self, network_path: QuicNetworkPath) -> bool:
         """Whether nothing but STREAM frames waits: the usual case of a busy sender."""
+        for each in self._host_cids:
+            if not each.was_sent:
+                return False
         max_data = self._local_max_data
         return (
             self._handshake_confirmed
@@ -103,7 +106,6 @@ class SendingEngine(FastReceivingEngine):
                 or self._limit_is_due(self._local_max_streams_bidi)
                 or self._limit_is_due(self._local_max_streams_uni)
                 or not self._one_rtt_crypto.sender.buffer_is_empty
-                or not all(each.was_sent for each in self._host_cids)
             )
         )
 
