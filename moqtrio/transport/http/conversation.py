@@ -14,7 +14,7 @@ from wsproto.events import Request as UpgradeRequest
 from wsproto.handshake import H11Handshake
 from wsproto.utilities import RemoteProtocolError
 
-from ..handling import Handler, run_handler
+from ..handling import Handler, logger, run_handler
 from ..qmux import VERSIONS, Agreement, QmuxConnection, choose, drive
 from ..settings import TransportSettings
 from .resources import Resource, Routes
@@ -241,6 +241,8 @@ class Conversation:
             await connection.ready.wait()
             if connection.closed is None:
                 await run_handler(self._handler, connection)
+            else:  # there is no handler to tell of it
+                logger.info("%s: %s", self._client, connection.closed)
 
 
 def _wants_websocket(request: h11.Request) -> bool:

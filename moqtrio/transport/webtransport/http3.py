@@ -92,7 +92,7 @@ class Http3Connection(abc.ABC):
 
     def fail(self, error: H3Error) -> None:
         """The peer broke the rules."""
-        logger.debug(
+        logger.info(
             "%s: HTTP/3 %s: %s", self._carrier.remote_address, describe_code(error.code), error
         )
         self._carrier.close(error.code, str(error))

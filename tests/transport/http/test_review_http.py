@@ -114,3 +114,13 @@ async def test_others_get_their_turn_between_thousands_of_frames() -> None:
         turns += 1
     assert messages == [b"last"]
     assert turns > 10
+
+
+async def test_what_ends_a_connection_before_it_is_used_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO")
+    async with hostile_client(declare=False) as (client, _):
+        await client.send_frames(encode_ping(0, is_answer=False))
+        await client.ending()
+    assert "qmux PROTOCOL_VIOLATION: transport parameters must be the first frame" in caplog.text
