@@ -16,6 +16,8 @@ from typing import Any
 import attrs
 import trio
 
+from moqtrio.wire import OFFERED
+
 from .contestants import CONTESTANTS
 from .million import MILLION, run_million
 from .report import as_json, ratio_table, ratios, summarize, table
@@ -48,6 +50,12 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=QUICK_ROUNDS, help="interleaved rounds")
     parser.add_argument("--shape", action="append", type=shape_named, help="only this shape")
     parser.add_argument("--only", action="append", choices=CONTESTANTS, help="this contestant")
+    parser.add_argument(
+        "--version",
+        choices=[version.name for version in OFFERED],
+        default="",
+        help="the protocol version moqtrio speaks; by default the newest",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
     parser.add_argument(
         "--million",
@@ -74,7 +82,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 async def compare(options: argparse.Namespace) -> int:
     runs: list[Run] = []
     failures = 0
-    plan = Plan(seconds=options.seconds, groups=options.groups)
+    plan = Plan(seconds=options.seconds, groups=options.groups, version=options.version)
     contestants = options.only or [name for name, entry in CONTESTANTS.items() if entry.compared]
     for round_number in range(options.rounds):
         for shape in options.shape or SHAPES:
@@ -142,7 +150,12 @@ async def run_replay(options: argparse.Namespace) -> int:
 
 
 async def profile(options: argparse.Namespace) -> None:
-    plan = Plan(seconds=options.seconds, groups=options.groups, profile=options.profile)
+    plan = Plan(
+        seconds=options.seconds,
+        groups=options.groups,
+        profile=options.profile,
+        version=options.version,
+    )
     for shape in options.shape or SHAPES:
         for contestant in options.only or ["moqtrio live"]:
             run = await run_once(contestant, shape, prepared(plan, contestant, shape, []))

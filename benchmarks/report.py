@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 
+from .contestants import CONTESTANTS
 from .runner import Run
 from .shapes import Shape
 
@@ -150,6 +151,10 @@ def shape_ratios(
         )
         value = live.frames_per_cpu_second / moq_rs.frames_per_cpu_second
         found.append(Ratio(shape, "live / moq-rs, frames/CPU s", value, NOTHING_EXPECTED))
+    for binding in (name for name in ran if CONTESTANTS[name].scheme != "moqt"):
+        value = ran[binding].frames_per_cpu_second / live.frames_per_cpu_second
+        what = f"{binding} / live, frames/CPU s"
+        found.append(Ratio(shape, what, value, NOTHING_EXPECTED))
     if replay := ran.get("moqtrio replay"):
         value = replay.megabytes_per_second / live.megabytes_per_second
         found.append(Ratio(shape, "replay / live, MB/s", value, 0.8))

@@ -105,7 +105,6 @@ class Plan:
     sample_every: int = 0
     profile: str = ""
     deadline: float | None = None
-    scheme: str = "moqt"
     version: str = ""
 
 
@@ -127,7 +126,7 @@ async def run_once(contestant: str, shape: Shape, plan: Plan) -> Run:
                 directory=directory,
                 sample_every=plan.sample_every,
                 profile=plan.profile == "serve",
-                scheme=plan.scheme,
+                scheme=CONTESTANTS[contestant].scheme,
                 version=plan.version,
             )
             async with child("serve", job) as server:

@@ -28,12 +28,14 @@ class Entry:
         outstanding_groups: how many groups in flight suit it best.
         compared: whether it is part of the comparison.
         prepared: whether it publishes a fixed number of groups before the clock runs.
+        scheme: of the URL moqtrio connects to, which says what carries the session.
     """
 
     module: str
     outstanding_groups: int
     compared: bool = True
     prepared: bool = False
+    scheme: str = "moqt"
 
     def window(self, shape: Shape) -> int:
         """Groups in flight for groups of this size."""
@@ -46,6 +48,9 @@ class Entry:
 CONTESTANTS = {
     "moqtrio live": Entry("moqtrio_live", 2048),
     "moqtrio replay": Entry("moqtrio_replay", 2048, prepared=True),
+    "moqtrio webtransport": Entry("moqtrio_live", 2048, compared=False, scheme="https"),
+    "moqtrio wss": Entry("moqtrio_live", 2048, compared=False, scheme="wss"),
+    "moqtrio ws": Entry("moqtrio_live", 2048, compared=False, scheme="ws"),
     "moqtrio recorded": Entry("moqtrio_recorded", 2048, compared=False),
     "aioquic": Entry("aioquic_streams", 16),
     "moq-rs": Entry("moq_rs", 256),
