@@ -96,6 +96,10 @@ _HINTS = {
     "certificate fingerprint": "the server prints its fingerprint when it is ready",
     "unknown issuer": "--tls-fingerprint takes a development certificate, as the server prints "
     "it; --tls-ca an authority of your own",
+    "certificate of an authority it knows": "--tls-cert and --tls-key give this client's "
+    "certificate",
+    "certificate of its clients": "--tls-cert and --tls-key give this client's certificate",
+    "certificate has expired": "a server reads a renewed certificate without a restart",
     "did not answer": "is the server running, and does a firewall let UDP through?",
     "nothing listens": "is the server running, and is that its port?",
     "none of the protocols offered": "--protocol, if it was given, has to name a version that "

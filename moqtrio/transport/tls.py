@@ -9,6 +9,7 @@ the authorities that issue them.
 from __future__ import annotations
 
 import logging
+import re
 import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -311,12 +312,17 @@ def explain_certificate_error(detail: str, server: str) -> str:
     lowered = detail.lower()
     if "fingerprint" in lowered:
         hint = "check the fingerprint the server prints; it changes with every new certificate"
-    elif "not valid yet" in lowered or "no longer valid" in lowered or "expired" in lowered:
-        detail = f"certificate expired or not valid yet ({detail})"
+    # Two libraries look at dates, each in its own words: ours are the same for both.
+    elif "not valid yet" in lowered or "not yet valid" in lowered:
+        detail = "certificate is not valid yet"
+        hint = "check the clocks of both machines"
+    elif "no longer valid" in lowered or "expired" in lowered:
+        detail = "certificate has expired"
         hint = "renew it, or check this machine's clock"
     elif "doesn't match" in lowered or "hostname" in lowered or "no subjectaltname" in lowered:
-        detail = f"certificate is for another host ({detail})"
-        hint = "connect by a name in the certificate, or set the server name"
+        names = ", ".join(re.findall(r"pattern=b?'([^']+)'", detail))
+        detail = f"certificate is for another host ({names or detail})"
+        hint = "connect by a name that is in the certificate"
     elif "issuer" in lowered or "self-signed" in lowered or "self signed" in lowered:
         detail = f"certificate comes from an unknown issuer ({detail})"
         hint = "give its authority's CA file, or pin its SHA-256 fingerprint"

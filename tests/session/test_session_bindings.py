@@ -5,10 +5,13 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import pytest
 import trio
+import trustme
 
 import moqtrio
 from moqtrio.transport.http import Resource, serve_http
@@ -93,6 +96,46 @@ async def test_a_fingerprint_given_holds(scheme: str) -> None:
                 pass
     # Once, though over https it is the reason of both ways.
     assert str(caught.value).count("certificate fingerprint: expected 0000") == 1
+
+
+@pytest.mark.parametrize(
+    ("years", "complaint"),
+    [
+        ((2020, 2021), "certificate has expired; renew it"),
+        ((2120, 2121), "certificate is not valid yet; check the clocks"),
+    ],
+)
+async def test_what_is_wrong_with_a_certificate_is_told_once(
+    tmp_path: Path, years: tuple[int, int], complaint: str
+) -> None:
+    authority = trustme.CA()
+    begin, end = (datetime(year, 1, 1, tzinfo=UTC) for year in years)
+    issued = authority.issue_cert("localhost", not_before=begin, not_after=end)
+    certificate, key, ca = (tmp_path / each for each in ("cert.pem", "key.pem", "ca.pem"))
+    issued.private_key_and_cert_chain_pem.write_to_path(certificate)
+    issued.private_key_pem.write_to_path(key)
+    authority.cert_pem.write_to_path(ca)
+    tls = ServerTls.from_files(certificate, key)
+    async with serving(make_origin(), tls=tls) as (listener, _):
+        with pytest.raises(moqtrio.ConnectError) as caught:
+            async with moqtrio.open_session(
+                f"https://localhost:{listener.port}", tls=moqtrio.ClientTls(ca_file=ca)
+            ):
+                pass
+    assert str(caught.value).startswith(f"localhost (127.0.0.1:{listener.port}): {complaint}")
+    assert str(caught.value).count("certificate") == 1
+    assert not caught.value.retryable
+
+
+async def test_a_websocket_that_lacks_its_certificate_says_so(tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(ca)
+    tls = moqtrio.generate_certificate(client_ca_file=ca)
+    pinned = moqtrio.ClientTls(fingerprint=tls.fingerprint)
+    async with serving(make_origin(), tls=tls) as (listener, _):
+        with pytest.raises(moqtrio.ConnectError, match="wants a certificate of its clients"):
+            async with moqtrio.open_session(f"wss://localhost:{listener.port}", tls=pinned):
+                pass
 
 
 async def test_a_file_that_cannot_be_used_is_the_only_reason() -> None:

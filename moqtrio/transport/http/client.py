@@ -140,18 +140,22 @@ async def _dial(
     server_name: str,
 ) -> tuple[Agreement, WebSocketLink]:
     """All handshakes after TCP's. Closes the stream if one fails."""
+    lost = f"{where}: the connection was lost in the handshake"
     try:
         if tls is None:
-            return await _upgrade(stream, where, path, protocols)
+            return await _upgrade(stream, where, path, protocols, lost)
         secured = await connect_tls(stream, tls, server_name, _peer(stream, where))
-        return await _upgrade(secured, where, path, protocols)
+        if tls.certificate_file is None:
+            # TLS 1.3 has the client done before the server has looked for its certificate.
+            lost += "; a server that wants a certificate of its clients does that"
+        return await _upgrade(secured, where, path, protocols, lost)
     except BaseException:
         await trio.aclose_forcefully(stream)
         raise
 
 
 async def _upgrade(
-    stream: trio.abc.Stream, where: str, path: str, protocols: Sequence[str]
+    stream: trio.abc.Stream, where: str, path: str, protocols: Sequence[str], lost: str
 ) -> tuple[Agreement, WebSocketLink]:
     offered = {each.subprotocol: each for each in agreements(protocols)}
     handshake = H11Handshake(ConnectionType.CLIENT)
@@ -162,7 +166,7 @@ async def _upgrade(
     except RemoteProtocolError as error:
         raise ConnectError(f"{where} answered with no WebSocket handshake: {error}") from error
     except trio.BrokenResourceError as error:
-        raise ConnectError(f"{where}: the connection was lost in the handshake") from error
+        raise ConnectError(lost) from error
     if isinstance(answer, RejectConnection):
         status = answer.status_code
         said = await _explanation(stream, handshake, answer)
