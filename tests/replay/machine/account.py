@@ -7,8 +7,10 @@ from typing import Protocol
 from moqtrio.errors import StreamCode
 from moqtrio.model.group import Aborted, Group
 from moqtrio.model.ranges import RangeSet
+from moqtrio.session.latency import LONGEST_LATENCY
 
 from .properties import Broken
+from .tap import Wishes
 
 _MILLISECOND = 0.001
 
@@ -48,7 +50,7 @@ class Truth(Protocol):
     def stored_whole(self, sequence: int) -> bool: ...
     def was_stored(self, sequence: int) -> bool: ...
     def is_lost(self, sequence: int) -> bool: ...
-    def lag(self, sequence: int) -> float: ...
+    def lag(self, sequence: int, *, by_clock: bool) -> float: ...
     def may_be_hidden(self, sequence: int) -> bool: ...
     def published(self, sequence: int) -> Group | None: ...
     def shown(self, sequence: int) -> None: ...
@@ -59,23 +61,30 @@ class WireAccount:
 
     Delivered, reset, dropped, skipped by an update: every sequence from the first on is in
     exactly one of them, up to ``cursor``.
+
+    Args:
+        truth: what is so.
+        wishes: what was asked for.
+        by_clock: whether a group is also as old as the time since it was published, and not
+            only by its timestamps: until draft 05.
     """
 
-    def __init__(
-        self, truth: Truth, start: int | None, end: int | None, max_latency: float
-    ) -> None:
+    def __init__(self, truth: Truth, wishes: Wishes, *, by_clock: bool) -> None:
         self.truth = truth
-        self.max_latency = self.coming_max_latency = max_latency
-        # History that was asked for does not expire.
-        self.exempt_end = 0 if start is None else truth.edge
-        self.asked = start
-        self.raised = start or 0
-        if start is None:  # the latest
-            latest = truth.latest
-            start = truth.edge if latest is None else min(latest, truth.edge)
-        self.first_wanted = start
-        self.end = end
-        self.coming_end = end  # what an update that is on its way asks for
+        self.by_clock = by_clock
+        self.max_latency = self.coming_max_latency = wishes.max_latency
+        latest = truth.edge if truth.latest is None else min(truth.latest, truth.edge)
+        # History that was asked for does not expire. Since draft 06 that is what was not too
+        # old when it was asked for; the latest group may become so.
+        is_recent = not by_clock and wishes.max_latency < LONGEST_LATENCY
+        self.exempt_end = latest if is_recent else truth.edge
+        if wishes.is_latest:
+            self.exempt_end = 0
+        self.asked = None if wishes.is_latest else wishes.start
+        self.raised = wishes.start
+        self.first_wanted = latest if wishes.is_latest else wishes.start
+        self.end = wishes.end
+        self.coming_end = wishes.end  # what an update that is on its way asks for
         self.start: int | None = None
         self.cursor: int | None = None
         self.first_was_available = False
@@ -120,14 +129,14 @@ class WireAccount:
 
     # What the subscriber says
 
-    def update(self, start: int | None, end: int | None, max_latency: float) -> None:
+    def update(self, wishes: Wishes) -> None:
+        end, max_latency = wishes.end, wishes.max_latency
         self.updated = True
         self.max_latency = min(self.max_latency, max_latency)  # until it is heard of, either
         self.coming_max_latency = max_latency
         # What had been looked up is still sent.
         self.looked_up = (self.cursor or 0) + 1 + self.truth.most_blocked
-        if start is not None:
-            self.raised = max(self.raised, start)
+        self.raised = max(self.raised, wishes.start)
         if self.end is not None:  # whichever the publisher has heard of
             self.end = None if end is None else max(self.end, end)
         self.coming_end = end
@@ -241,7 +250,7 @@ class WireAccount:
         """A group that could be had to its end must not be given up."""
         truth = self.truth
         if code == StreamCode.OLD and sequence >= self.exempt_end:
-            lag = truth.lag(sequence)
+            lag = truth.lag(sequence, by_clock=self.by_clock)
             is_old = lag > self.max_latency - _MILLISECOND
             self._require(is_old, "P4", f"{what}, and lags {lag:.3f} of {self.max_latency} s")
             self._require(sequence + 1 < truth.edge, "P4", f"{what}, but it is the latest")

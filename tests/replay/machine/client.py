@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Literal
 
 import trio
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 Order = Literal["sequence", "arrival"]
 
+subscribing: ContextVar[Reader] = ContextVar("subscribing")
+"""Whose SUBSCRIBE it is that is being sent."""
+
 
 class Reader:
     """One subscription, and the account its items give."""
@@ -47,6 +51,9 @@ class Reader:
         self.end = end
         self.order = order
         self.max_latency = max_latency
+        self.asks_first = (
+            link.world.settings.version.draft >= 6 and start is None and max_latency > 0
+        )
         self.epoch = world.epoch
         self.wire: WireAccount | None = None  # as soon as the publisher has heard of it
         self.subscription: Subscription | None = None
@@ -118,7 +125,7 @@ class Reader:
         self._updated.set()
 
     async def _follow(self, session: Session) -> None:
-        self.link.subscribing.append(self)
+        subscribing.set(self)
         async with (
             session.subscribe(
                 "b",

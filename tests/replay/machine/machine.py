@@ -20,6 +20,7 @@ from hypothesis.stateful import (
 
 from moqtrio.replay import recorder
 from moqtrio.session import group_sender
+from moqtrio.wire import LITE_05, LITE_06
 
 from .checks import check_after_step, check_end, check_live, check_live_frames, live_readers
 from .client import Fetching, Reader
@@ -35,6 +36,8 @@ starts = st.one_of(st.none(), st.integers(0, 12), st.just(0))
 spans = st.one_of(st.none(), st.none(), st.integers(0, 12))
 orders = st.sampled_from(["sequence", "sequence", "arrival"])
 
+SPOKEN = [LITE_06, LITE_06, LITE_05]
+
 WORLDS = st.builds(
     Settings,
     recorded=st.sampled_from([True, True, True, True, False]),
@@ -45,6 +48,7 @@ WORLDS = st.builds(
     read_seconds=st.sampled_from([0.0, 0.01, 0.2]),
     small_windows=st.booleans(),
     groups_blocked=st.sampled_from([1, 2, 4]),
+    version=st.sampled_from(SPOKEN),
 )
 
 

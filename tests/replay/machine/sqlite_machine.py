@@ -18,7 +18,7 @@ from moqtrio.model import Track
 from moqtrio.model.source import ReplaySource
 from moqtrio.replay.sqlite import loads
 
-from .machine import ReplayMachine, numbers, surroundings
+from .machine import SPOKEN, ReplayMachine, numbers, surroundings
 from .pump import TrioPump
 from .sqlite_disk import Layout, SqliteDisk
 from .workers import Workers, without_threads
@@ -47,6 +47,7 @@ SQLITE_WORLDS = st.builds(
     read_seconds=st.sampled_from([0.0, 0.01, 0.2]),
     small_windows=st.booleans(),
     groups_blocked=st.sampled_from([1, 4]),
+    version=st.sampled_from(SPOKEN),
     layout=LAYOUTS,
 )
 

@@ -11,9 +11,29 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import attrs
+
 from moqtrio.transport import memory
+from moqtrio.wire import Version
 
 _SUBSCRIBE = 2
+
+
+@attrs.frozen
+class Wishes:
+    """What a subscriber asks for.
+
+    Attributes:
+        start: the first group wanted.
+        end: the first not wanted any more.
+        max_latency: in seconds.
+        is_latest: whether it starts with the latest group, if that is at or above ``start``.
+    """
+
+    start: int
+    end: int | None
+    max_latency: float
+    is_latest: bool
 
 
 class Listener(Protocol):
@@ -26,13 +46,13 @@ class Listener(Protocol):
     def group_over(self, sequence: int, code: int | None) -> None: ...
     def group_taken_back(self, sequence: int, code: int) -> None: ...
     def group_stopped(self, sequence: int) -> None: ...
-    def update(self, start: int | None, end: int | None, max_latency: float) -> None: ...
+    def update(self, wishes: Wishes) -> None: ...
     def left(self) -> None: ...
     def over(self, code: int | None) -> None: ...
 
 
-NewListener = Callable[[int | None, int | None, float], Listener]
-"""Called with the start, the end and the max latency (seconds) of each SUBSCRIBE."""
+NewListener = Callable[[Wishes], Listener]
+"""Called for each SUBSCRIBE, in the context of the task that sends it."""
 
 
 class Fields:
@@ -82,9 +102,10 @@ class Fields:
 
 
 class Tap:
-    """Both directions of one pair of connections."""
+    """Both directions of one pair of connections, which speak draft 05 or a later one."""
 
-    def __init__(self, new_listener: NewListener) -> None:
+    def __init__(self, version: Version, new_listener: NewListener) -> None:
+        self._wishes = _wishes_05 if version.draft < 6 else _wishes
         self._new_listener = new_listener
         self._buffers: dict[tuple[bool, int], bytearray] = {}
         self._subscriptions: dict[int, Listener] = {}  # by the id of the subscribe stream
@@ -165,10 +186,10 @@ class Tap:
             subscribe_id = body.must()
             body.skip(body.must())
             body.skip(body.must())
-            listener = self._new_listener(*_wishes(body))
+            listener = self._new_listener(self._wishes(body))
             self._by_id[subscribe_id] = self._subscriptions[stream_id] = listener
         while (body := fields.message()) is not None:
-            listener.update(*_wishes(body))
+            listener.update(self._wishes(body))
         buffer[:] = fields.rest()
         if finish:
             listener.left()
@@ -194,10 +215,17 @@ class Tap:
             listener.over(None)
 
 
-def _wishes(body: Fields) -> tuple[int | None, int | None, float]:
+def _wishes(body: Fields) -> Wishes:
+    body.skip(1)  # priority
+    max_latency = body.must() / 1000
+    return Wishes(body.must(), body.must() or None, max_latency, is_latest=not max_latency)
+
+
+def _wishes_05(body: Fields) -> Wishes:
     body.skip(2)  # priority, ordered
     max_latency = body.must() / 1000
-    return body.optional(), body.must() or None, max_latency
+    start = body.optional()
+    return Wishes(start or 0, body.must() or None, max_latency, is_latest=start is None)
 
 
 @contextmanager

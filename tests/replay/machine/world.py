@@ -18,14 +18,14 @@ from moqtrio.session.serving import ServingLimits
 from moqtrio.session.session import open_session_over
 from moqtrio.transport.memory import memory_connection_pair
 from moqtrio.transport.settings import TransportSettings
-from moqtrio.wire import LITE_05
+from moqtrio.wire import VERSIONS, Version
 
 from .account import WireAccount
-from .client import Fetching, Order, Reader
+from .client import Fetching, Order, Reader, subscribing
 from .disk import Disk, Storage
 from .properties import Broken
 from .pump import TrioPump
-from .tap import Tap, attach
+from .tap import Tap, Wishes, attach
 
 CACHE_AGE = 3.0
 PLENTY = 10**6
@@ -42,6 +42,7 @@ class Settings:
         read_seconds: how long the store takes to answer.
         small_windows: whether a few frames fill the subscriber's flow control windows.
         groups_blocked: of each subscription.
+        version: what is spoken.
     """
 
     recorded: bool = True
@@ -50,6 +51,7 @@ class Settings:
     read_seconds: float = 0.0
     small_windows: bool = False
     groups_blocked: int = 4
+    version: Version = VERSIONS[0]
 
     def transport(self) -> TransportSettings:
         if not self.small_windows:
@@ -70,8 +72,8 @@ class Link:
     def __init__(self, world: World) -> None:
         self.world = world
         self.there, self.here = memory_connection_pair(settings=world.settings.transport())
-        attach(Tap(self._subscribed), self.there, self.here)
-        self.subscribing: list[Reader] = []
+        self.version = world.settings.version
+        attach(Tap(self.version, self._subscribed), self.there, self.here)
         self._session: Session | None = None
 
     @property
@@ -83,17 +85,21 @@ class Link:
     def is_up(self) -> bool:
         return self.there.closed is None
 
-    def _subscribed(self, start: int | None, end: int | None, max_latency: float) -> WireAccount:
-        account = WireAccount(self.world, start, end, max_latency)
-        self.subscribing.pop(0).wire = account
+    def _subscribed(self, wishes: Wishes) -> WireAccount:
+        account = WireAccount(self.world, wishes, by_clock=self.version.draft < 6)
+        reader = subscribing.get()
+        if reader.asks_first:  # this one only finds out which group is the latest
+            reader.asks_first = False
+        else:
+            reader.wire = account
         return account
 
     async def serve(self, origin: Origin, settings: SessionSettings) -> None:
-        async with open_session_over(self.here, LITE_05, publish=origin, settings=settings):
+        async with open_session_over(self.here, self.version, publish=origin, settings=settings):
             await trio.sleep_forever()
 
     async def ask(self) -> None:
-        async with open_session_over(self.there, LITE_05) as self._session:
+        async with open_session_over(self.there, self.version) as self._session:
             await self._session.wait_closed()
 
 
@@ -342,7 +348,7 @@ class World:
     def aborted(self) -> int | None:
         return self.log.aborted
 
-    def lag(self, sequence: int) -> float:
+    def lag(self, sequence: int, *, by_clock: bool) -> float:
         """By how many seconds a group lags behind the latest: itself, or the next there is
         in memory, as what is older than that is taken to be as old."""
         log = self.log
@@ -352,7 +358,8 @@ class World:
         lags = [0.0]
         for group in groups:
             if latest is not None and group is not None:
-                lags.append(latest.created_at - group.created_at)
+                if by_clock:
+                    lags.append(latest.created_at - group.created_at)
                 if group.frames and log.latest_first_us is not None:
                     lags.append((log.latest_first_us - group.frames[0].timestamp_us) / 10**6)
         return max(lags)
