@@ -259,8 +259,8 @@ class SubscriptionServer:
         assert self._datagrams is not None
         return (
             self._outgoing.is_caught_up
-            # After the last that is wanted nothing comes by which its loss would be noticed.
-            and reader.sequence + 1 != self._resolver.end
+            # After the last that is wanted nothing comes by which a loss would be noticed.
+            and self._resolver.end is None
             and frames_of(self._wishes, reader.sequence) is None
             and self._datagrams.send(reader)
         )
@@ -336,7 +336,9 @@ class SubscriptionServer:
 
     def _give_up(self, sender: GroupSender, error: ReplayError) -> None:
         """The group cannot be completed: its stream must not look as if it were."""
-        logger.warning("group %d of %s: %s", sender.sequence, self._describe(), error)
+        # That the subscriber wants nothing that is old is no trouble.
+        level = logging.DEBUG if error.code == StreamCode.OLD else logging.WARNING
+        logger.log(level, "group %d of %s: %s", sender.sequence, self._describe(), error)
         sender.reset(error.code)
         self._senders.remove(sender)
         # A drop with code 0 says that there is no such group.

@@ -134,3 +134,28 @@ async def test_datagrams_that_nobody_reads_are_bounded(autojump_clock: MockClock
                 break
             seen += 1
         assert seen == 1024
+
+
+async def test_what_has_an_end_goes_on_streams(autojump_clock: MockClock) -> None:
+    """Nothing follows the last group by which one would hear that it was lost."""
+    origin, track = make_track()
+    async with session_pair(origin) as pair:
+        async with pair.client.subscribe("b", "t", start=0, end=2) as items:
+            await wait_all_tasks_blocked()
+            track.write_frame(b"one")
+            track.write_frame(b"two")
+            assert [await see(items) for _ in range(2)] == [(0, [b"one"]), (1, [b"two"])]
+        assert pair.server.statistics().datagrams_sent == 0
+
+
+async def test_one_that_is_lost_does_not_keep_a_range_open(autojump_clock: MockClock) -> None:
+    """Of another publisher, which sends datagrams there too."""
+    async with raw_publisher(start=0, end=3, order="arrival") as raw:
+        await raw.respond(SubscribeStart(0))
+        for sequence in (0, 2):
+            raw.connection.send_datagram_nowait(Datagram(0, sequence, 0, b"x").encode())
+        assert await see(raw.subscription) == (0, [b"x"])
+        assert await see(raw.subscription) == (2, [b"x"])
+        assert await see(raw.subscription) == Gap(1, 2, StreamCode.DELIVERY_TIMEOUT)
+        with pytest.raises(trio.EndOfChannel):
+            await raw.subscription.receive()

@@ -137,3 +137,18 @@ async def test_latest_and_fetch_know_only_what_is_durable(autojump_clock: MockCl
         await track.wait_durable()
         fetched = await pair.client.fetch("b", "t", 1)
         assert [frame.payload for frame in await fetched.read_all()] == [payload_of(1)]
+
+
+async def test_the_latest_may_be_in_the_store_alone(autojump_clock: MockClock) -> None:
+    """Group 0 is open and 2 is hidden, so memory knows of nothing later than 0."""
+    async with durable_track(cache_age=0) as (origin, track, disk), session_pair(origin) as pair:
+        disk.gate.set()
+        track.append_group().write_frame(b"open")
+        publish(track)
+        await trio.sleep(1)
+        disk.gate = trio.Event()
+        publish(track)
+        await trio.sleep(1)
+        async with pair.client.subscribe("b", "t") as subscription:
+            assert await see(subscription) == groups(1)[0]
+        disk.gate.set()

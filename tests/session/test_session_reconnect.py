@@ -19,6 +19,8 @@ from moqtrio.errors import (
     StreamCode,
     StreamReset,
 )
+from moqtrio.model import GroupConsumer
+from moqtrio.session import Session
 from moqtrio.wire import VERSIONS, Version
 
 
@@ -405,6 +407,104 @@ async def test_impossible_wishes_are_refused(autojump_clock: MockClock) -> None:
             async with session.subscribe("b", "nothing"):
                 pass
         assert caught.value.code == StreamCode.NOT_FOUND
+
+
+async def test_a_range_that_has_come_is_over_without_a_connection(
+    autojump_clock: MockClock,
+) -> None:
+    origin = Origin()
+    publish(track_of(origin, cache_age=1000.0), 5)
+    world = World({HOME: origin})
+    async with world.session() as session, session.subscribe("b", "t", start=0, end=2) as items:
+        for sequence in range(2):
+            group = await items.receive()
+            assert isinstance(group, GroupConsumer)
+            assert (group.sequence, len(await group.read_all())) == (sequence, 1)
+        await world.cut()
+        with pytest.raises(trio.EndOfChannel):
+            await items.receive()
+        await items.update(end=3)  # for which there has to be another
+        group = await items.receive()
+        assert isinstance(group, GroupConsumer)
+        assert group.sequence == 2
+
+
+@pytest.mark.parametrize("version", VERSIONS, ids=str)
+async def test_what_was_never_there_is_no_evidence(
+    autojump_clock: MockClock, version: Version
+) -> None:
+    """Nothing below the start has come, nor what an update has skipped."""
+    origin = Origin()
+    track = track_of(origin, cache_age=1000.0)
+    publish(track, 2)
+    world, reader = World({HOME: origin}, version=version), Reader()
+    async with (
+        world.session() as session,
+        session.subscribe("b", "t", start=10) as subscription,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(reader.read, subscription)
+        await trio.sleep(1)
+        await subscription.update(start=12)
+        await world.cut()
+        await session.wait_connected(after=1)
+        publish(track, 13)
+        await trio.sleep(10)
+        track.finish()
+    assert (sorted(reader.groups), reader.gaps) == ([12, 13, 14], [])
+
+
+async def test_an_end_below_what_has_come(autojump_clock: MockClock) -> None:
+    """It is the end, on whichever connection it is asked for."""
+    origin = Origin()
+    track = track_of(origin, cache_age=1000.0)
+    publish(track, 5)
+    world = World({HOME: origin})
+    async with world.session() as session, session.subscribe("b", "t", start=0) as items:
+        for _ in range(5):
+            await items.receive()
+        await world.cut()
+        await session.wait_connected(after=1)
+        await trio.sleep(1)
+        await items.update(end=2)
+        with pytest.raises(trio.EndOfChannel):
+            await items.receive()
+
+
+async def test_a_wish_that_changes_while_it_is_asked_for(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in force although the new connection was asked for what was wished before."""
+    origin = Origin()
+    track = track_of(origin, cache_age=1000.0)
+    world = World({HOME: origin})
+    track_info, asked, gate = Session.track_info, trio.Event(), trio.Event()
+
+    async def answer_late(self: Session, broadcast: str, name: str) -> TrackInfo:
+        if name == "t":
+            asked.set()
+            await gate.wait()
+        return await track_info(self, broadcast, name)
+
+    reader = Reader()
+    async with (
+        world.session() as session,
+        session.subscribe("b", "t", start=0) as items,
+        trio.open_nursery() as nursery,
+    ):
+        publish(track)
+        nursery.start_soon(reader.read, items)
+        await wait_all_tasks_blocked()
+        monkeypatch.setattr(Session, "track_info", answer_late)
+        await world.cut()
+        await asked.wait()
+        await items.update(end=3)
+        gate.set()
+        await wait_all_tasks_blocked()
+        (asked_for,) = world.clients[-1]._subscriptions.values()
+        assert asked_for._request.end == 3, "the publisher has been told"
+        publish(track, 5)
+    assert (sorted(reader.order), reader.gaps, reader.ended) == ([0, 1, 2], [], True)
 
 
 async def test_a_track_that_ends_while_away(autojump_clock: MockClock) -> None:

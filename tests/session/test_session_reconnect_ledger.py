@@ -46,3 +46,11 @@ def test_every_group_is_accounted_for_once(start: int, events: list[tuple[str, i
         expected = next(each for each in range(start, 200) if each not in known)
         assert ledger.next == expected
         assert ledger.is_untouched == (not known)
+
+
+def test_what_is_skipped_before_it_is_known_where_it_begins() -> None:
+    ledger = Ledger()
+    ledger.skip_to(7)
+    assert ledger.next is None
+    assert ledger.begin(3) == []
+    assert (ledger.start, ledger.next) == (3, 7)
