@@ -454,21 +454,26 @@ async def test_what_was_never_there_is_no_evidence(
     assert (sorted(reader.groups), reader.gaps) == ([12, 13, 14], [])
 
 
-async def test_an_end_below_what_has_come(autojump_clock: MockClock) -> None:
-    """It is the end, on whichever connection it is asked for."""
+@pytest.mark.parametrize("connected", [False, True])
+async def test_an_end_below_what_has_come(autojump_clock: MockClock, connected: bool) -> None:
+    """It is the end, whether there is a connection or not."""
     origin = Origin()
-    track = track_of(origin, cache_age=1000.0)
-    publish(track, 5)
-    world = World({HOME: origin})
-    async with world.session() as session, session.subscribe("b", "t", start=0) as items:
-        for _ in range(5):
-            await items.receive()
+    publish(track_of(origin, cache_age=1000.0), 5)
+    world, reader = World({HOME: origin}), Reader()
+    async with (
+        world.session() as session,
+        session.subscribe("b", "t", start=0) as subscription,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(reader.read, subscription)
+        await wait_all_tasks_blocked()
         await world.cut()
-        await session.wait_connected(after=1)
-        await trio.sleep(1)
-        await items.update(end=2)
-        with pytest.raises(trio.EndOfChannel):
-            await items.receive()
+        if connected:
+            await session.wait_connected(after=1)
+            await trio.sleep(1)
+        await subscription.update(end=2)
+    assert reader.ended
+    assert (sorted(reader.groups), reader.gaps) == ([0, 1, 2, 3, 4], [])
 
 
 async def test_a_wish_that_changes_while_it_is_asked_for(
