@@ -183,7 +183,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("relay", nargs="?", default=RELAY, metavar="URL", help="what to follow")
     parser.add_argument("--store", required=True, metavar="DIR", help="where to record")
     parser.add_argument("--window", default="72h", help="how long to keep it")
-    parser.add_argument("--listen", default="moqt://[::]:4443", help="where to serve")
+    parser.add_argument("--listen", default="https://[::]:4443", help="where to serve")
     parser.add_argument("--tls-cert", metavar="FILE", help="a certificate of your own, PEM")
     parser.add_argument("--tls-key", metavar="FILE", help="its key")
     options = parser.parse_args()

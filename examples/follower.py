@@ -18,7 +18,7 @@ async def main(url: str, fingerprint: str) -> None:
         async for item in subscription:
             match item:
                 case moqtrio.Gap(start, end, code):
-                    print(f"groups {start} to {end - 1} cannot be had (code {code})")
+                    print(f"groups {start} to {end - 1} are missing (code {code})")
                 case moqtrio.GroupConsumer() as group:
                     async for frame in group:
                         print(group.sequence, frame.payload.decode())

@@ -92,4 +92,4 @@ async def main(url: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1] if len(sys.argv) > 1 else "moqt://[::]:4443")
+    trio.run(main, sys.argv[1] if len(sys.argv) > 1 else "https://[::]:4443")

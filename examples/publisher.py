@@ -21,7 +21,7 @@ async def main() -> None:
         trio.open_nursery() as nursery,
     ):
         track = origin.create_broadcast("clock").create_track("utc", store=store, cache_age=5.0)
-        listener = await nursery.start(partial(moqtrio.serve, origin, "moqt://[::]:4443", tls=tls))
+        listener = await nursery.start(partial(moqtrio.serve, origin, "https://[::]:4443", tls=tls))
         print(listener.url, listener.fingerprint)
         while True:
             with track.append_group() as group:

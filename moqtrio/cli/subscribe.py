@@ -84,7 +84,9 @@ async def subscribe(
                 await _print_items(subscription, printer)
                 await printer.print_end(_end(subscription.final, until))
         except moqtrio.RequestError as error:
-            raise await explain_refusal(session, broadcast, error) from error
+            failure = await explain_refusal(session, broadcast, error)
+            failure.hint = failure.hint or _how_to_go_on(printer)
+            raise failure from error
         except moqtrio.SessionClosed as error:
             raise Failure(str(error), _how_to_go_on(printer)) from error
 
