@@ -22,12 +22,15 @@ from moqtrio.model import recording
 from moqtrio.replay import expiry, live, recorder, reopened, resolver, retry
 from moqtrio.session import group_sender, group_stream, publisher, serving, subscription
 from moqtrio.transport import base, memory
+from moqtrio.wire import LITE_05
 from moqtrio.wire.lite import frames as wire_frames
 from moqtrio.wire.lite import subscribe as wire_subscribe
 
 from .world import PLENTY, Settings
 
 PLAIN = Settings()
+BY_CLOCK = Settings(version=LITE_05)
+"""Where groups also become older while they wait."""
 SMALL_CACHE = Settings(cache_and_max_bytes=(0, PLENTY))
 SMALL_WINDOWS = Settings(small_windows=True)
 SLOW_STORE = Settings(cache_and_max_bytes=(0, PLENTY), read_seconds=1.0)
@@ -427,7 +430,7 @@ LAYERS = [
         expiry.Expiry.is_expired,
         "newest.created_at - group.created_at > self.max_latency",
         "newest.created_at - group.created_at > self.max_latency / 4",
-        PLAIN,
+        BY_CLOCK,
         ("subscribe", "publish", "let_time_pass"),
     ),
     Mutant(
@@ -444,7 +447,7 @@ LAYERS = [
         expiry.Expiry.is_expired,
         "or sequence < self.exempt_end",
         "",
-        PLAIN,
+        BY_CLOCK,
     ),
 ]
 """A fault in each layer."""
