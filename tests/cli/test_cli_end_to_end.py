@@ -145,6 +145,30 @@ async def test_what_is_not_there_is_answered_with_what_is(input_file: Path) -> N
         assert "track's name" in done.err
 
 
+async def test_a_track_that_is_given_up_is_told_with_where_to_go_on() -> None:
+    origin = moqtrio.Origin()
+    track = origin.create_broadcast("b").create_track("t")
+    with track.append_group() as group:
+        group.write_frame(b"one")
+    tls = moqtrio.generate_certificate()
+    async with trio.open_nursery() as nursery:
+        listener = await nursery.start(
+            partial(moqtrio.serve, origin, "https://127.0.0.1:0", tls=tls)
+        )
+        async with running_moqtrio(
+            *("subscribe", listener.url, "b", "t", "--from", "oldest"),
+            *("--tls-fingerprint", listener.fingerprint),
+        ) as subscriber:
+            assert await subscriber.read_line() == b"one\n"
+            track.abort()
+            done = await subscriber.wait()
+        nursery.cancel_scope.cancel()
+    assert done.code == 1
+    message, hint = done.err.splitlines()
+    assert message.startswith("moqtrio: the publisher ended the subscription to b/t")
+    assert hint == "  hint: subscribe again --from 1 to go on where it ended"
+
+
 async def test_announced(input_file: Path) -> None:
     async with serving("--input", str(input_file)) as server:
         async with running_moqtrio("announced", server.url, "", *server.pinned, "--json") as lister:
