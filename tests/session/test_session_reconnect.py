@@ -448,6 +448,7 @@ async def test_what_was_never_there_is_no_evidence(
         await subscription.update(start=12)
         await world.cut()
         await session.wait_connected(after=1)
+        await trio.sleep(1)
         publish(track, 13)
         await trio.sleep(10)
         track.finish()
@@ -455,14 +456,17 @@ async def test_what_was_never_there_is_no_evidence(
 
 
 @pytest.mark.parametrize("connected", [False, True])
-async def test_an_end_below_what_has_come(autojump_clock: MockClock, connected: bool) -> None:
+@pytest.mark.parametrize("start", [None, 0])
+async def test_an_end_below_what_has_come(
+    autojump_clock: MockClock, connected: bool, start: int | None
+) -> None:
     """It is the end, whether there is a connection or not."""
     origin = Origin()
     publish(track_of(origin, cache_age=1000.0), 5)
     world, reader = World({HOME: origin}), Reader()
     async with (
         world.session() as session,
-        session.subscribe("b", "t", start=0) as subscription,
+        session.subscribe("b", "t", start=start) as subscription,
         trio.open_nursery() as nursery,
     ):
         nursery.start_soon(reader.read, subscription)
@@ -473,7 +477,7 @@ async def test_an_end_below_what_has_come(autojump_clock: MockClock, connected: 
             await trio.sleep(1)
         await subscription.update(end=2)
     assert reader.ended
-    assert (sorted(reader.groups), reader.gaps) == ([0, 1, 2, 3, 4], [])
+    assert (sorted(reader.groups), reader.gaps) == ([4] if start is None else [0, 1, 2, 3, 4], [])
 
 
 async def test_a_wish_that_changes_while_it_is_asked_for(
