@@ -14,7 +14,7 @@ import moqtrio
 from .durations import parse_duration
 from .failures import Failure, UsageError
 from .options import LARGEST_SEQUENCE
-from .receiving import AnySession, explain_refusal
+from .receiving import NOT_THERE, AnySession, explain_refusal
 
 OLDEST = 0
 LATEST = None
@@ -68,7 +68,8 @@ async def find_start(session: AnySession, broadcast: str, track: str, start: Sta
         try:
             await session.track_info(broadcast, track)
         except moqtrio.RequestError as missing:
-            raise await explain_refusal(session, broadcast, missing) from error
+            if missing.code in NOT_THERE:
+                raise await explain_refusal(session, broadcast, missing) from error
         raise Failure(str(error), "--from also takes a sequence, oldest or latest") from error
 
 

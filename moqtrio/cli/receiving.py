@@ -19,7 +19,8 @@ from .stores import count
 # The peer answers within a round trip; this is many.
 _ANNOUNCE_WAIT = 1.0
 _ANNOUNCE_SHOWN = 8
-_NOT_THERE = (moqtrio.StreamCode.NOT_FOUND, moqtrio.StreamCode.UNROUTABLE)
+NOT_THERE = (moqtrio.StreamCode.NOT_FOUND, moqtrio.StreamCode.UNROUTABLE)
+"""The codes of a broadcast or track that the peer does not have."""
 
 
 AnySession = moqtrio.Session | moqtrio.ReconnectingSession
@@ -109,7 +110,7 @@ async def explain_refusal(
 ) -> Failure:
     """What the peer does offer, for someone who asked for what it does not."""
     message = str(error)
-    if error.code not in _NOT_THERE:
+    if error.code not in NOT_THERE:
         return Failure(message)
     paths: list[str] = []
     with trio.move_on_after(_ANNOUNCE_WAIT):

@@ -45,6 +45,15 @@ async def test_a_group_by_itself_from_an_old_peer() -> None:
     assert "subscribe --from 7 --until 8" in hint
 
 
+async def test_a_time_to_begin_at_from_an_old_peer() -> None:
+    async with serving("--protocol", "moq-lite-03") as server:
+        done = await server.subscribe("--from", "-10m")
+    assert (done.code, done.out) == (1, b"")
+    message, hint = done.err.splitlines()
+    assert "moq-lite-03 cannot find groups by time" in message
+    assert "--from also takes a sequence" in hint
+
+
 async def test_publishing_at_an_old_version() -> None:
     async with serving("--protocol", "moq-lite-03") as server:
         done = await run_moqtrio(
