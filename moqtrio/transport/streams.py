@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from ..errors import StreamCode, StreamReset
+from .chunks import cut
 from .connection import URGENT, Buffer, ReceiveStream, SendStream
 
 if TYPE_CHECKING:
@@ -359,7 +360,7 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         if not chunks:
             return self._receive_nothing()
         if max_bytes is not None and max_bytes < self._buffered:
-            data = self._cut(max_bytes)
+            data, self._head = cut(self._chunks, self._head, max_bytes)
         else:
             if self._head:
                 chunks[0] = chunks[0][self._head :]
@@ -469,22 +470,6 @@ class ReceiveHalf(ReceiveStream, _Sleeper):
         if self._parent.closed is not None:
             raise self._parent._closed_error()
         raise trio.WouldBlock
-
-    def _cut(self, count: int) -> bytes:
-        """Exactly ``count`` bytes, fewer than there are."""
-        chunks, head = self._chunks, self._head
-        parts = []
-        while count:
-            first = chunks[0]
-            part = first[head : head + count]
-            parts.append(part)
-            count -= len(part)
-            head += len(part)
-            if head == len(first):
-                chunks.popleft()
-                head = 0
-        self._head = head
-        return b"".join(parts)
 
     def _discard(self) -> None:
         count = self._buffered

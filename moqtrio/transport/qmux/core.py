@@ -7,16 +7,13 @@ from collections.abc import Iterable, Mapping
 from ..base import ConnectionBase
 from ..connection import BidiStream
 from ..settings import TransportSettings
+from ..settling import ACCEPTED, ALL_SETTLED, CONSUMED, DISCARDED
 from ..streams import ReceiveHalf, SendHalf
 from .errors import QmuxCode, QmuxError
 from .frames import encode_parameters
 from .outbox import Outbox
 from .parameters import Parameters
 from .streams import (
-    ACCEPTED,
-    ALL_SETTLED,
-    CONSUMED,
-    DISCARDED,
     PeerStreams,
     QmuxReceiveHalf,
     QmuxSendHalf,

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from ..chunks import cut
 from ..newest_first import NewestFirst
+from ..settling import CONSUMED
 from ..streams import ReceiveHalf, SendHalf
 from .errors import QmuxCode, QmuxError
 
 if TYPE_CHECKING:
     from .core import QmuxStreams
-
-# What must be over before the peer may open another stream in this one's place.
-DISCARDED = 1  # on the wire, in both directions
-ACCEPTED = 2  # the application took it out of the accept queue
-CONSUMED = 4  # the application took its last byte, or never will
-ALL_SETTLED = DISCARDED | ACCEPTED | CONSUMED
 
 
 class QmuxSendHalf(SendHalf):
@@ -69,21 +65,10 @@ class QmuxSendHalf(SendHalf):
 
     def take(self, size: int) -> bytes:
         """The next ``size`` bytes; there are that many."""
-        chunks, head = self._chunks, self._head
         self.queued -= size
         self.offset += size
-        parts = []
-        while size:
-            first = chunks[0]
-            part = first[head : head + size]
-            parts.append(part)
-            size -= len(part)
-            head += len(part)
-            if head == len(first):
-                chunks.popleft()
-                head = 0
-        self._head = head
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        data, self._head = cut(self._chunks, self._head, size)
+        return data
 
     def drop(self) -> None:
         """Forget what was not sent."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 
+from ..chunks import cut
+
 # A window of 16 MiB in packets of 1200 bytes, every other one lost, makes 7,000 pieces.
 # More than this, on all streams of a connection, is a peer sending crumbs to use up memory.
 MAX_PIECES = 16384
@@ -119,18 +121,8 @@ class SendBuffer:
             else:
                 self._head = stop
             return first[head:stop]
-        parts = []
-        while size:
-            first = chunks[0]
-            part = first[head : head + size]
-            parts.append(part)
-            size -= len(part)
-            head += len(part)
-            if head == len(first):
-                chunks.popleft()
-                head = 0
-        self._head = head
-        return b"".join(parts)
+        data, self._head = cut(chunks, head, size)
+        return data
 
     def on_acked(self) -> bool:
         """One frame was acknowledged; True if this finished the stream."""

@@ -15,11 +15,12 @@ from ...errors import SessionClosed, SessionCode
 from ..base import ConnectionBase
 from ..connection import BidiStream, ConnectionStatistics
 from ..settings import TransportSettings
+from ..settling import ACCEPTED, ALL_SETTLED, CONSUMED, DISCARDED
 from ..streams import ReceiveHalf, SendHalf
 from .addresses import format_address
 from .codes import stream_code_from_wire
 from .engine import Engine, EngineStream, PeerCheck
-from .streams import ACCEPTED, ALL_SETTLED, CONSUMED, DISCARDED, QuicReceiveHalf, QuicSendHalf
+from .streams import QuicReceiveHalf, QuicSendHalf
 
 if TYPE_CHECKING:
     from .endpoint import Endpoint
@@ -391,4 +392,4 @@ def _name_of(error_code: int) -> str:
         return f"error {error_code:#x}"
 
 
-__all__ = ["CONSUMED", "QuicConnection", "format_address"]
+__all__ = ["QuicConnection", "format_address"]

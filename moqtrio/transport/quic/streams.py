@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ..newest_first import NewestFirst
+from ..settling import CONSUMED
 from ..streams import ReceiveHalf, SendHalf
 from .codes import stream_code_to_wire
 
@@ -73,10 +74,3 @@ class QuicReceiveHalf(ReceiveHalf):
 
     def _consumed(self) -> None:
         self._connection._settle_peer_stream(self._stream, CONSUMED)
-
-
-# What must be over before the peer may open another stream in this one's place.
-DISCARDED = 1  # on the wire, in both directions
-ACCEPTED = 2  # the application took it out of the accept queue
-CONSUMED = 4  # the application took its last byte, or never will
-ALL_SETTLED = DISCARDED | ACCEPTED | CONSUMED
