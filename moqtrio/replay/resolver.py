@@ -18,6 +18,7 @@ import attrs
 
 from ..errors import ReplayError, RequestError, StreamCode
 from ..model.log import TrackLog
+from ..model.requests import RequestQueue
 from ..model.source import GroupReader, Missing, Pending, Ready, ReplaySource
 from .expiry import Expiry
 from .live import PARKED, LiveReader, Parked
@@ -66,7 +67,8 @@ class Resolver:
             timestamp.
         retry: how a failing source is asked again.
         window: how many seconds before the latest group, by their timestamps, the first may be;
-            0 is the latest alone. Only where there is a ``start``.
+            0 is the latest alone. Only where there is a ``start``. Of a track whose past an
+            application answers for it is what is in memory, or the latest alone.
 
     Attributes:
         retries: the tries of this subscription; whoever reads its groups tells them, too.
@@ -98,7 +100,9 @@ class Resolver:
         if start is not None and window == math.inf:
             self.expiry.exempt_end = log.edge
         elif start is not None and window > 0:
-            self._window = WindowStart(log, source, start, window)
+            # An application is not asked for group after group to learn how old they are.
+            stored = None if isinstance(source, RequestQueue) else source
+            self._window = WindowStart(log, stored, start, window)
             # Who asks for the recent past alone may mean the latest group, which is not past.
             self.expiry.exempt_end = log.edge if log.latest is None else log.latest
         self._found: Reader | None = None
@@ -123,6 +127,9 @@ class Resolver:
                 return young
             self.cursor = max(self.cursor, young.value)
             self._window = None
+            if isinstance(self._source, RequestQueue):
+                in_memory = log.first_from(self.cursor)
+                self.cursor = max(self.cursor, self._latest() if in_memory is None else in_memory)
         while self.cursor < log.edge:
             group = log.get(self.cursor)
             if group is not None:

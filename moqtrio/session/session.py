@@ -49,6 +49,9 @@ from .track_infos import TrackInfos
 
 logger: logging.Logger = logging.getLogger("moqtrio.session")
 
+_SETUP_PATIENCE = 1.0
+"""Seconds to wait for the SETUP of a peer that has answered a request, and sent it before."""
+
 
 @attrs.frozen(kw_only=True)
 class SessionSettings:
@@ -122,7 +125,10 @@ class Session:
     def peer_path(self) -> str | None:
         """Path and query of the URL a client asked for; None for the root, or until it has
         said. Before moq-lite-05 there is none on raw QUIC."""
-        return self._connection.request_path or self._peer_setup.now.path
+        path = self._connection.request_path or self._peer_setup.now.path or "/"
+        if path == "/":
+            return None
+        return path if path.startswith("/") else f"/{path}"
 
     @property
     def peer_role(self) -> Literal["publisher", "subscriber"] | None:
@@ -433,7 +439,7 @@ class Session:
         """What is added to the cost of all that the peer announces."""
         if self._version.draft < 6:
             return 0  # Where nothing has a cost, a part of it would only mislead.
-        cost = (await self._peer_setup.wait()).cost
+        cost = (await self._peer_setup.wait(_SETUP_PATIENCE)).cost
         return DEFAULT_COST if cost is None else cost
 
     def _require_requests(self, what: str) -> None:

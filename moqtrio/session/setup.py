@@ -43,9 +43,9 @@ class PeerSetup:
         """What is known by now; an empty one where that is nothing."""
         return self._setup
 
-    async def wait(self) -> lite.Setup:
-        """What the peer says, or :attr:`now` where it takes too long."""
-        with trio.move_on_after(REQUEST_TIMEOUT):
+    async def wait(self, seconds: float = REQUEST_TIMEOUT) -> lite.Setup:
+        """What the peer says, or :attr:`now` where it takes longer than that."""
+        with trio.move_on_after(seconds):
             await self._received.wait()
         return self._setup
 

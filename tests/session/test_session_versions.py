@@ -51,6 +51,37 @@ async def test_what_both_sides_say_of_themselves(each_version: Version) -> None:
         assert there.peer_path is there.peer_role is there.peer_cost is here.peer_origin is None
 
 
+@pytest.mark.parametrize(
+    ("told", "path"), [("/", None), ("", None), ("/a?b", "/a?b"), ("?b", "/?b"), ("a", "/a")]
+)
+async def test_a_path_looks_the_same_whatever_carries_it(told: str, path: str | None) -> None:
+    client, server = memory_connection_pair()
+    async with (
+        open_session_over(server, LITE_06) as here,
+        open_session_over(client, LITE_06, path=told),
+    ):
+        await wait_all_tasks_blocked()
+        assert here.peer_path == path
+
+
+async def test_a_peer_without_setup_delays_announcements_little(autojump_clock: MockClock) -> None:
+    client, server = memory_connection_pair()
+
+    async def announce() -> None:
+        control = ControlStream(await server.accept_bidi(), LITE_06)
+        await control.read_varint()
+        await control.require(lite.AnnounceRequest)
+        encoder = lite.AnnounceEncoder(LITE_06, 7)
+        found = lite.Announce(lite.AnnounceStatus.ACTIVE, "b", (), 3, 3)
+        await control.send.send_all(encoder.encode_ok(1) + encoder.encode(found))
+
+    async with open_session_over(client, LITE_06) as session, trio.open_nursery() as nursery:
+        nursery.start_soon(announce)
+        async with session.announced() as announcements:
+            assert (await announcements.receive()).cost == 3 + 1
+            assert trio.current_time() <= 1.0
+
+
 # Before draft 05
 
 
@@ -257,6 +288,30 @@ async def test_how_much_of_the_past_comes(
         came = await subscribe(raw, **wishes)
         assert came.start == expected.start
         assert list(came.groups) == list(expected)
+
+
+@pytest.mark.parametrize(("published", "expected"), [(3, [100, 101, 102]), (0, [])])
+async def test_an_application_is_not_asked_how_old_its_groups_are(
+    published: int, expected: list[int]
+) -> None:
+    """To it every look would be a group. Who names what it wants has all of it."""
+    origin = Origin()
+    track = origin.create_broadcast("b").create_track("t", first_sequence=100, cache_age=math.inf)
+    with track.requests() as requests:
+        for second in range(published):
+            track.write_frame(b"x", second * SECOND)
+        async with raw_subscriber(origin, version=LITE_06) as raw:
+            came = await subscribe(raw, max_latency=60.0)
+            assert (came.start, list(came.groups)) == (100, expected)
+            with pytest.raises(trio.WouldBlock):
+                requests.receive_nowait()
+            await subscribe_to_all(raw)
+            assert requests.receive_nowait().sequence == 0
+
+
+async def subscribe_to_all(raw: RawSubscriber) -> None:
+    request = lite.Subscribe(1, "b", "t", start=0, max_latency=LONGEST_LATENCY)
+    await raw.request(SUBSCRIBE, request.encode(LITE_06))
 
 
 async def stored_seconds(origin: Origin, count: int) -> None:
