@@ -94,7 +94,7 @@ def test_streams_given_up_or_moved_while_nothing_can_be_sent_leave_no_trace() ->
     held_up = engine.transmit(pair.now)  # fills the congestion window
     for number in range(10_000):
         engine.prioritise(oldest, number % 2)
-    assert len(engine._sendable) < 500
+    assert len(engine._queue.entries) < 500
     for data, _ in held_up:
         pair.server.receive_datagram(data, CLIENT, pair.now)
     for _ in range(60):

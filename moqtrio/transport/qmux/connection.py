@@ -388,7 +388,7 @@ class QmuxConnection(QmuxStreams):
             packets_lost=0,
             smoothed_rtt=self._smoothed_rtt,
             congestion_window=0,
-            send_buffered=self._outbox.unsent,
+            send_buffered=self._outbox.queue.unsent,
             receive_buffered=self._data_received - self._data_consumed,
             streams_open=len(self._streams),
         )

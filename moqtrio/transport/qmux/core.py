@@ -60,13 +60,13 @@ class QmuxStreams(ConnectionBase):
     # What ConnectionBase asks for
 
     def _unsent(self) -> int:
-        return self._outbox.unsent
+        return self._outbox.queue.unsent
 
     def _stuck(self) -> int:
-        return self._outbox.stuck
+        return self._outbox.queue.stuck
 
     def _unsent_at(self) -> Mapping[int, int]:
-        return self._outbox.unsent_at
+        return self._outbox.queue.unsent_at
 
     def _stream_credit(self, uni: bool) -> int:
         return self._streams_admitted[uni] - self._opened[uni]

@@ -6,6 +6,7 @@ import heapq
 from collections import deque
 
 from ..newest_first import NewestFirst
+from ..send_queue import SendQueue
 from .frames import (
     encode_close,
     encode_datagram,
@@ -21,7 +22,6 @@ from .frames import (
 from .streams import PeerStreams, QmuxReceiveHalf, QmuxSendHalf
 from .versions import QmuxVersion
 
-_SPARE_ENTRIES = 64
 # A stream is not begun at the end of a message for less than this.
 _SMALLEST_PIECE = 64
 # Released peers put up with no more of a stream in one frame, whatever they declare.
@@ -76,10 +76,7 @@ class Outbox:
 
     def __init__(self, version: QmuxVersion, first: bytes) -> None:
         self._version = version
-        # Streams with something to send: (-priority, order, stream). An entry that is not
-        # its stream's own any more is skipped when it comes up.
-        self._sendable: list[tuple[int, int, QmuxSendHalf]] = []
-        self._waiting = 0  # streams that have an entry
+        self.queue: SendQueue[QmuxSendHalf] = SendQueue()
         self._out_of_credit: dict[QmuxSendHalf, None] = {}
         self._first = first
         self._control: list[bytes] = []
@@ -95,54 +92,46 @@ class Outbox:
         self.datagrams: deque[bytes] = deque()
         self.max_data: int = 0  # what the peer admits on all streams together
         self.data_sent: int = 0
-        self.unsent: int = 0
-        self.unsent_at: dict[int, int] = {}  # by priority, where there is any
-        self.stuck: int = 0  # those of them that wait for credit of their own stream
 
     # Streams
 
     def written(self, half: QmuxSendHalf, size: int) -> None:
         """A stream took bytes, or its end."""
         if size:
-            self._count_unsent(half.counted_at, size)
+            self.queue.count_unsent(half.counted_at, size)
         if half.entry is None:
-            self._enqueue(half)
+            self.queue.add(half)
 
     def reprioritised(self, half: QmuxSendHalf) -> None:
         """A stream's priority changed."""
-        self._count_unsent(half.counted_at, -half.queued)
+        self.queue.count_unsent(half.counted_at, -half.queued)
         half.counted_at = half.priority
-        self._count_unsent(half.counted_at, half.queued)
+        self.queue.count_unsent(half.counted_at, half.queued)
         if half.entry is not None:
-            self._enqueue(half)
+            self.queue.add(half)
 
     def share_places(
         self, half: QmuxSendHalf, rivals: NewestFirst[QmuxSendHalf] | None, rank: int
     ) -> None:
         """Let the highest rank among ``rivals`` go first in the place of any that has not
         begun."""
-        waits = half.entry is not None
-        if waits and half.rivals is not None:
-            half.rivals.discard(half)
-        half.rivals, half.rank = rivals, rank
-        if waits and rivals is not None:
-            rivals.add(half)
+        self.queue.share_places(half, rivals, rank)
 
     def forget(self, half: QmuxSendHalf) -> None:
         """Nothing more of this stream is sent."""
-        self._count_unsent(half.counted_at, -half.queued)
-        self._count_stuck(half, 0)
+        self.queue.count_unsent(half.counted_at, -half.queued)
+        self.queue.count_stuck(half, 0)
         self._out_of_credit.pop(half, None)
-        self._leave(half)
+        self.queue.leave(half)
         half.drop()
 
     def admit(self, half: QmuxSendHalf, limit: int) -> None:
         """The peer admits so many bytes of a stream."""
         if limit > half.limit:
             half.limit = limit
-            self._count_stuck(half, 0)
+            self.queue.count_stuck(half, 0)
             if half.entry is None and (half.queued or half.end_queued):
-                self._enqueue(half)
+                self.queue.add(half)
 
     def admit_data(self, limit: int) -> None:
         """The peer admits so many bytes on all streams together."""
@@ -150,7 +139,7 @@ class Outbox:
             self.max_data = limit
             for half in self._out_of_credit:
                 if half.entry is None:
-                    self._enqueue(half)
+                    self.queue.add(half)
             self._out_of_credit.clear()
 
     # Control
@@ -252,7 +241,7 @@ class Outbox:
         data_header = stream_header(half.stream_id, half.offset, size, ended)
         if size:
             packer.add(data_header, half.take(size))
-            self._count_unsent(half.counted_at, -size)
+            self.queue.count_unsent(half.counted_at, -size)
             self.data_sent += size
         else:
             packer.add(data_header)
@@ -261,62 +250,27 @@ class Outbox:
             half.end_sent = True
             self.ended.append(half)
         if not half.queued:
-            self._leave(half)
+            self.queue.leave(half)
 
     def _wait_for_credit(self, half: QmuxSendHalf) -> None:
-        self._leave(half)
+        self.queue.leave(half)
         if half.limit <= half.offset:
-            self._count_stuck(half, half.queued)
+            self.queue.count_stuck(half, half.queued)
         else:
             self._out_of_credit[half] = None
 
     def _first_sendable(self) -> QmuxSendHalf | None:
-        sendable = self._sendable
-        while sendable:
-            entry = sendable[0]
+        entries = self.queue.entries
+        while entries:
+            entry = entries[0]
             half = entry[2]
             if half.entry is not entry:
-                heapq.heappop(sendable)
+                heapq.heappop(entries)
                 continue
             if half.rivals is not None and not half.offset:
                 newest = half.rivals.newest
                 if newest is not half and newest.priority == half.priority:
-                    half.order, newest.order = newest.order, half.order
-                    self._enqueue(half)
-                    self._enqueue(newest)
+                    self.queue.change_places(half, newest)
                     continue
             return half
         return None
-
-    def _enqueue(self, half: QmuxSendHalf) -> None:
-        if half.entry is None:
-            self._waiting += 1
-            if half.rivals is not None:
-                half.rivals.add(half)
-        entry = (-half.priority, half.order, half)
-        half.entry = entry
-        sendable = self._sendable
-        heapq.heappush(sendable, entry)
-        if len(sendable) > 2 * self._waiting + _SPARE_ENTRIES:
-            # Streams were moved or given up, and nothing was sent that would meet them.
-            sendable[:] = [each for each in sendable if each[2].entry is each]
-            heapq.heapify(sendable)
-
-    def _leave(self, half: QmuxSendHalf) -> None:
-        if half.entry is not None:
-            half.entry = None
-            self._waiting -= 1
-            if half.rivals is not None:
-                half.rivals.discard(half)
-
-    def _count_unsent(self, priority: int, change: int) -> None:
-        self.unsent += change
-        left = self.unsent_at.get(priority, 0) + change
-        if left:
-            self.unsent_at[priority] = left
-        else:
-            self.unsent_at.pop(priority, None)
-
-    def _count_stuck(self, half: QmuxSendHalf, unsent: int) -> None:
-        self.stuck += unsent - half.stuck
-        half.stuck = unsent

@@ -35,7 +35,7 @@ class PeerControl:
         }
         #: The peer's settings, once they have arrived.
         self.settings: dict[int, int] = {}
-        self.settings_arrived = trio.Event()
+        self.settings_arrived: trio.Event = trio.Event()
 
     def claim(self, kind: int) -> None:
         """The peer opened a stream of one of the CRITICAL types. Raises H3Error where there

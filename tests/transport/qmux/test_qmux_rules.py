@@ -401,9 +401,9 @@ async def test_priorities_may_change_while_bytes_wait() -> None:
         stream.send_nowait(b"x", finish=True)
     streams[2].set_priority(9)
     streams[0].set_priority(3)
-    assert connection._outbox.unsent_at == {0: 1, 3: 1, 9: 1}
+    assert connection._outbox.queue.unsent_at == {0: 1, 3: 1, 9: 1}
     assert sent_order(connection) == [2, 0, 1]
-    assert connection._outbox.unsent_at == {}
+    assert connection._outbox.queue.unsent_at == {}
 
 
 async def test_draft_00_has_one_frame_in_a_message() -> None:
@@ -422,6 +422,6 @@ async def test_the_outbox_forgets_streams_that_were_given_up() -> None:
         sender = connection.open_uni_nowait()
         sender.send_nowait(b"x")
         sender.reset(1)
-    assert len(connection._outbox._sendable) < 200
+    assert len(connection._outbox.queue.entries) < 200
     assert connection.statistics().send_buffered == 0
     assert connection.statistics().streams_open == 0

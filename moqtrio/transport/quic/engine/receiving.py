@@ -218,9 +218,9 @@ class ReceivingEngine(SchedulingEngine):
         super()._handle_max_stream_data_frame(context, frame_type, buf)
         stream = self._streams.get(stream_id)
         if stream is not None:
-            self._count_stuck(stream, 0)
+            self._queue.count_stuck(stream, 0)
             if stream.entry is None and stream.sender.has_frames:
-                self._enqueue(stream)
+                self._queue.add(stream)
 
     def _handle_max_data_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
         before = self._remote_max_data
@@ -229,7 +229,7 @@ class ReceivingEngine(SchedulingEngine):
             waiting, self._out_of_data_credit = self._out_of_data_credit, {}
             for stream in waiting:
                 if stream.entry is None and stream.sender.has_frames:
-                    self._enqueue(stream)
+                    self._queue.add(stream)
 
     def _handle_max_streams_bidi_frame(self, context: Any, frame_type: int, buf: Buffer) -> None:
         super()._handle_max_streams_bidi_frame(context, frame_type, buf)

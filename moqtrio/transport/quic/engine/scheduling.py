@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 from typing import Any
 
 from aioquic.quic.configuration import QuicConfiguration
 
 from ...newest_first import NewestFirst
+from ...send_queue import SendQueue
 from ...settings import TransportSettings
 from ..buffers import PieceCount, ReceiveBuffer, SendBuffer
 from ..pacing import SlowStartExit, TickPacer
 from .stock import StockConnection
 from .stream import FINISHED_RECEIVER, EngineOwner, EngineStream
-
-_SPARE_ENTRIES = 64
 
 
 class SchedulingEngine(StockConnection):
@@ -59,15 +57,10 @@ class SchedulingEngine(StockConnection):
         self._data_consumed = 0
         self._pieces = PieceCount()
         self._stream_order = 0
-        # Streams with something to send: (-priority, order, stream). An entry that is
-        # not its stream's own any more is skipped when it comes up.
-        self._sendable: list[tuple[int, int, EngineStream]] = []
+        self._queue: SendQueue[EngineStream] = SendQueue()
         self._out_of_data_credit: dict[EngineStream, None] = {}
         # Streams with a RESET_STREAM, STOP_SENDING or MAX_STREAM_DATA to write.
         self._control: dict[EngineStream, None] = {}
-        self.unsent: int = 0
-        self._unsent_at: dict[int, int] = {}  # by priority, where there is any
-        self.stuck: int = 0  # those of them that wait for credit of their own stream
         self.packets_lost = 0
         self._loss._pacer = TickPacer(max_datagram_size=configuration.max_datagram_size)
         self._loss._cc._rtt_monitor = SlowStartExit()
@@ -104,20 +97,21 @@ class SchedulingEngine(StockConnection):
     def write(self, stream: EngineStream, data: bytes, end: bool) -> None:
         """Queue bytes, and the end of the stream if ``end``."""
         stream.sender.write(data, end)
+        queue = self._queue
         if data:
-            # As _count_unsent does; here it is once for each small group.
-            size, priority, unsent_at = len(data), stream.priority, self._unsent_at
-            self.unsent += size
+            # As count_unsent does; here it is once for each small group.
+            size, priority, unsent_at = len(data), stream.priority, queue.unsent_at
+            queue.unsent += size
             unsent_at[priority] = unsent_at.get(priority, 0) + size
         if stream.entry is None:
-            self._enqueue(stream)
+            queue.add(stream)
 
     def abandon(self, stream: EngineStream, error_code: int) -> None:
         """Send RESET_STREAM, once, unless everything arrived already."""
-        self._count_unsent(stream.priority, -stream.sender.unsent)
-        self._count_stuck(stream, 0)
+        self._queue.count_unsent(stream.priority, -stream.sender.unsent)
+        self._queue.count_stuck(stream, 0)
+        self._queue.leave(stream)
         self._out_of_data_credit.pop(stream, None)
-        self._dequeue(stream)
         stream.sender.reset(error_code)
         if stream.sender.reset_pending:
             self._control[stream] = None
@@ -132,28 +126,33 @@ class SchedulingEngine(StockConnection):
         """Send this stream's bytes before those of a lower number."""
         unsent = stream.sender.unsent
         if unsent:
-            self._count_unsent(stream.priority, -unsent)
-            self._count_unsent(priority, unsent)
+            self._queue.count_unsent(stream.priority, -unsent)
+            self._queue.count_unsent(priority, unsent)
         stream.priority = priority
         if stream.entry is not None:
-            self._enqueue(stream)
+            self._queue.add(stream)
 
     def share_places(
         self, stream: EngineStream, rivals: NewestFirst[EngineStream] | None, rank: int
     ) -> None:
         """Let the highest rank among ``rivals`` go first in the place of any that has not
         begun."""
-        waits = stream.entry is not None
-        if waits and stream.rivals is not None:
-            stream.rivals.discard(stream)
-        stream.rivals, stream.rank = rivals, rank
-        if waits and rivals is not None:
-            rivals.add(stream)
+        self._queue.share_places(stream, rivals, rank)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes taken on all streams and not sent once."""
+        return self._queue.unsent
+
+    @property
+    def stuck(self) -> int:
+        """Those of them that wait for credit of their own stream."""
+        return self._queue.stuck
 
     @property
     def unsent_at(self) -> Mapping[int, int]:
         """What is unsent of the streams of each priority, where there is any."""
-        return self._unsent_at
+        return self._queue.unsent_at
 
     def consume(self, stream: EngineStream, count: int) -> bool:
         """The application took bytes; True if there is credit to announce."""
@@ -202,43 +201,6 @@ class SchedulingEngine(StockConnection):
             limit.value = value
             return True
         return False
-
-    def _enqueue(self, stream: EngineStream) -> None:
-        if stream.entry is None and stream.rivals is not None:
-            stream.rivals.add(stream)
-        entry = (-stream.priority, stream.order, stream)
-        stream.entry = entry
-        sendable = self._sendable
-        heapq.heappush(sendable, entry)
-        if len(sendable) > 2 * len(self._streams) + _SPARE_ENTRIES:
-            # Streams were moved or given up, and nothing was sent that would meet them.
-            sendable[:] = [each for each in sendable if each[2].entry is each]
-            heapq.heapify(sendable)
-
-    @staticmethod
-    def _dequeue(stream: EngineStream) -> None:
-        """Give up the stream's place. What is left of it in the heap is skipped."""
-        if stream.entry is not None:
-            stream.entry = None
-            if stream.rivals is not None:
-                stream.rivals.discard(stream)
-
-    def _change_places(self, one: EngineStream, other: EngineStream) -> None:
-        one.order, other.order = other.order, one.order
-        self._enqueue(one)
-        self._enqueue(other)
-
-    def _count_unsent(self, priority: int, change: int) -> None:
-        self.unsent += change
-        left = self._unsent_at.get(priority, 0) + change
-        if left:
-            self._unsent_at[priority] = left
-        else:
-            self._unsent_at.pop(priority, None)
-
-    def _count_stuck(self, stream: EngineStream, unsent: int) -> None:
-        self.stuck += unsent - stream.stuck
-        stream.stuck = unsent
 
     def _discard_if_over(self, stream: EngineStream) -> None:
         if (

@@ -78,7 +78,7 @@ class SendingEngine(FastReceivingEngine):
                 self._write_crypto_frame(builder=builder, space=space, stream=crypto_stream)
             if self._datagrams_pending:
                 self._write_datagrams(builder)
-            if self._sendable:
+            if self._queue.entries:
                 self._write_streams(builder)
             if builder.packet_is_empty:
                 break
@@ -334,25 +334,24 @@ class SendingEngine(FastReceivingEngine):
         """Append up to ``room`` bytes of STREAM frames (RFC 9000 section 19.8) to
         ``parts`` and what to do about their delivery to ``handlers``; returns the room
         left."""
-        sendable = self._sendable
+        queue = self._queue
+        entries = queue.entries
         on_delivery = self._on_stream_frame_delivery
         priority = taken = 0  # bytes of streams of one priority that have not been counted yet
-        while sendable:
-            entry = sendable[0]
+        while entries:
+            entry = entries[0]
             stream = entry[2]
             sender = stream.sender
             if stream.entry is not entry or not sender.has_frames:
-                heapq.heappop(sendable)
+                heapq.heappop(entries)
                 if stream.entry is entry:
-                    stream.entry = None  # as _dequeue does
-                    if stream.rivals is not None:
-                        stream.rivals.discard(stream)
+                    queue.leave(stream)
                 continue
             rivals = stream.rivals
             if rivals is not None and not sender.highest_offset:
                 newest = rivals.newest
                 if newest is not stream and newest.priority == stream.priority:
-                    self._change_places(stream, newest)
+                    queue.change_places(stream, newest)
                     continue
             stream_id = stream.stream_id
             offset = sender.next_offset()
@@ -367,19 +366,19 @@ class SendingEngine(FastReceivingEngine):
                 limit = stream.max_stream_data_remote
             frame = sender.take(room - overhead, limit)
             if frame is None:
-                heapq.heappop(sendable)
-                self._dequeue(stream)
+                heapq.heappop(entries)
+                queue.leave(stream)
                 if before < stream.max_stream_data_remote:
                     self._out_of_data_credit[stream] = None
                 else:
-                    self._count_stuck(stream, sender.unsent)
+                    queue.count_stuck(stream, sender.unsent)
                 continue
             newly = sender.highest_offset - before
             if newly:
                 self._remote_max_data_used += newly
                 if stream.priority != priority:
                     if taken:
-                        self._count_unsent(priority, -taken)
+                        queue.count_unsent(priority, -taken)
                     priority, taken = stream.priority, 0
                 taken += newly
             data = frame[1]
@@ -396,13 +395,13 @@ class SendingEngine(FastReceivingEngine):
             handlers.append((on_delivery, (stream, frame)))
             room -= overhead + len(data)
         if taken:
-            # As _count_unsent does; here it is once for each packet.
-            self.unsent -= taken
-            left = self._unsent_at[priority] - taken
+            # As count_unsent does; here it is once for each packet.
+            queue.unsent -= taken
+            left = queue.unsent_at[priority] - taken
             if left:
-                self._unsent_at[priority] = left
+                queue.unsent_at[priority] = left
             else:
-                del self._unsent_at[priority]
+                del queue.unsent_at[priority]
         return room
 
     # What became of frames
@@ -415,7 +414,7 @@ class SendingEngine(FastReceivingEngine):
                 self._owner.stream_delivered(stream)
                 self._discard_if_over(stream)
         elif stream.sender.on_lost(frame) and stream.entry is None:
-            self._enqueue(stream)
+            self._queue.add(stream)
 
     def _on_reset_delivery(self, delivery: QuicDeliveryState, stream: EngineStream) -> None:
         if delivery is _ACKED:
