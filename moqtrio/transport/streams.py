@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .base import ConnectionBase
 
 _SEND_ALL_CHUNK = 64 * 1024
+_LARGEST_COPY = 4096
 # Unread pieces shorter than the first are joined until they reach the second, or a peer's
 # bytes would each take an object of many.
 _CRUMB = 256
@@ -67,6 +68,7 @@ class SendHalf(SendStream, _Sleeper):
         "_begun",
         "_connection",
         "_finished",
+        "_lead",
         "_parent",
         "_priority",
         "_settled",
@@ -86,6 +88,7 @@ class SendHalf(SendStream, _Sleeper):
         self._accepting = True
         self._begun = False
         self._finished = False
+        self._lead = b""  # goes before the first byte, and with it
         self._settled = False
         self._starved = False
         self._stop_code: int | None = None
@@ -149,7 +152,10 @@ class SendHalf(SendStream, _Sleeper):
             self._accepting = False
             self._finished = True
         self._begun = True
-        self._transmit(data if type(data) is bytes else bytes(data), finish)
+        data = data if type(data) is bytes else bytes(data)
+        if self._lead:
+            data = self._take_lead(data)
+        self._transmit(data, finish)
 
     async def send_all(self, data: Buffer) -> None:
         self._claim("sending on this stream")
@@ -161,9 +167,18 @@ class SendHalf(SendStream, _Sleeper):
                 for start in range(0, len(octets), _SEND_ALL_CHUNK):
                     await self._wait_writable()
                     self._begun = True
-                    self._transmit(bytes(octets[start : start + _SEND_ALL_CHUNK]), False)
+                    piece = bytes(octets[start : start + _SEND_ALL_CHUNK])
+                    self._transmit(self._take_lead(piece), False)
         finally:
             self._busy = False
+
+    def _take_lead(self, data: bytes) -> bytes:
+        """``data`` after what goes before it; where that would be a large copy, by itself."""
+        lead, self._lead = self._lead, b""
+        if not lead or len(data) <= _LARGEST_COPY:
+            return lead + data
+        self._transmit(lead, False)
+        return data
 
     async def wait_send_all_might_not_block(self) -> None:
         self._claim("sending on this stream")
@@ -177,7 +192,7 @@ class SendHalf(SendStream, _Sleeper):
         self._finished = True
         if self._accepting:
             self._accepting = False
-            self._transmit(b"", True)
+            self._transmit(self._take_lead(b""), True)
             self._leave_starved()
             self._wake()
 

@@ -142,12 +142,11 @@ class WebTransportSession(AcceptingConnection):
     def _begin_uni(self, stream: SendStream) -> SendStream:
         assert isinstance(stream, SendHalf)
         stream._parent = self
-        # Past the watermarks: opening a stream never waits for what others have unsent.
-        stream._transmit(self.uni_prefix, False)
+        stream._lead = self.uni_prefix
         return stream
 
     def _begin_bidi(self, stream: BidiStream) -> BidiStream:
-        self._claim_bidi(stream)._transmit(self.bidi_prefix, False)
+        self._claim_bidi(stream)._lead = self.bidi_prefix
         return stream
 
     async def _open(
