@@ -181,9 +181,7 @@ class Subscriber:
         return any(self.expected >= end for end in ends)
 
     def check_pending(self) -> None:
-        assert (
-            self.world.stalled or self.world.broken or self.resolver._backoff.waiting() is not None
-        )
+        assert self.world.stalled or self.world.broken or self.resolver._tries.waiting() is not None
 
     def check_dropped(self, drop: Dropped) -> None:
         world = self.world
