@@ -304,11 +304,10 @@ class Session:
         self._require_requests("fetch a group: subscribe to a range of one instead")
         request.encode(self._version)
         info = await self.track_info(broadcast, track)
-        control = await self.open_request(lite.BidiStreamType.FETCH)
+        # No FIN: to moq-rs the end of a request is its cancellation.
+        control = await self.open_request(lite.BidiStreamType.FETCH, request)
         group = self._subscriptions.make_group(sequence, control.receive, info)
         try:
-            # No FIN: to moq-rs the end of a request is its cancellation.
-            await control.send_all(request)
             group.preload(await control.receive.receive_some())
         except StreamReset as error:
             self.forget_track(broadcast, track)
@@ -353,10 +352,9 @@ class Session:
         if known is not None:
             return known
         self._require_requests("tell about tracks: a subscription has its info")
-        control = await self.open_request(lite.BidiStreamType.TRACK)
+        # No FIN: to moq-rs the end of a request is its cancellation.
+        control = await self.open_request(lite.BidiStreamType.TRACK, lite.Track(broadcast, track))
         try:
-            # No FIN: to moq-rs the end of a request is its cancellation.
-            await control.send_all(lite.Track(broadcast, track))
             answer = await control.require(lite.TrackInfo)
         except StreamReset as error:
             raise _refused(f"{broadcast}/{track}", error) from None
@@ -382,11 +380,12 @@ class Session:
         Raises RequestError where the peer refuses. Leaving the block, or cancelling it, ends
         the stream.
         """
-        control = await self.open_request(lite.BidiStreamType.ANNOUNCE)
+        # Peers that relay leave out what came from us.
+        own_hop = None if self._origin is None else self._origin.hop_id
+        control = await self.open_request(
+            lite.BidiStreamType.ANNOUNCE, lite.AnnounceRequest(prefix, own_hop)
+        )
         try:
-            own_hop = None if self._origin is None else self._origin.hop_id
-            # Peers that relay leave out what came from us.
-            await control.send_all(lite.AnnounceRequest(prefix, own_hop))
             try:
                 hello = await read_hello(control)
             except StreamReset as error:
@@ -449,10 +448,14 @@ class Session:
                 code=StreamCode.CANCEL,
             )
 
-    async def open_request(self, kind: lite.BidiStreamType) -> ControlStream:
-        """Open a stream for a request."""
+    async def open_request(
+        self, kind: lite.BidiStreamType, request: lite.Message | None = None
+    ) -> ControlStream:
+        """Open a stream, and ask on it. Cancelling it has not asked."""
+        message = b"" if request is None else request.encode(self._version)
         control = ControlStream(await self._connection.open_bidi(), self._version)
-        control.send.send_nowait(bytes([kind]))
+        # In one piece: a peer counts requests that break off.
+        control.send.send_nowait(bytes([kind]) + message)
         return control
 
     def next_subscribe_id(self) -> int:

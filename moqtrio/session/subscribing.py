@@ -18,8 +18,8 @@ from .latency import LONGEST_LATENCY
 class Asker(Protocol):
     """What a subscribe stream needs of its session."""
 
-    async def open_request(self, kind: lite.BidiStreamType) -> ControlStream:
-        """Open a stream for a request."""
+    async def open_request(self, kind: lite.BidiStreamType, request: lite.Message) -> ControlStream:
+        """Open a stream, and ask on it."""
         ...
 
     def next_subscribe_id(self) -> int:
@@ -109,9 +109,12 @@ class SubscribeStream:
             task_status.started()
             await self._find_latest()
             await self._wait_until_wanted(listener)
-        control = self._control = await self._asker.open_request(lite.BidiStreamType.SUBSCRIBE)
-        async with self._sending:
-            await control.send_all(self._message(self._wanted))
+        wanted = self._wanted
+        self._control = control = await self._asker.open_request(
+            lite.BidiStreamType.SUBSCRIBE, self._message(wanted)
+        )
+        if self._wanted is not wanted:  # an update came while it waited for a stream
+            await self._tell()
         if lite.SubscribeStart.exists_in(self._version) and not self._asks_first:
             task_status.started()
         while (response := await control.read_response()) is not None:
@@ -142,13 +145,12 @@ class SubscribeStream:
 
     async def _find_latest(self) -> None:
         """Find out which group is the latest."""
-        wanted = self._wanted
-        control = await self._asker.open_request(lite.BidiStreamType.SUBSCRIBE)
+        wanted, number = self._wanted, self._asker.next_subscribe_id()
+        control = await self._asker.open_request(
+            lite.BidiStreamType.SUBSCRIBE,
+            lite.Subscribe(number, wanted.broadcast, wanted.track, wanted.priority, start=0),
+        )
         try:
-            number = self._asker.next_subscribe_id()
-            await control.send_all(
-                lite.Subscribe(number, wanted.broadcast, wanted.track, wanted.priority, start=0)
-            )
             answer = await control.read_response()
         finally:
             control.finish()

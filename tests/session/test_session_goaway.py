@@ -117,11 +117,11 @@ def test_places_to_go(uri: str, target: str) -> None:
 @pytest.mark.parametrize(
     ("uri", "why"),
     [
-        ("/other", "not a URL this can connect to"),
-        ("relay.example:4443", "not a URL this can connect to"),
-        ("//relay.example:4443", "not a URL this can connect to"),
-        ("ftp://relay.example", "not a URL this can connect to"),
-        ("file:///etc/passwd", "not a URL this can connect to"),
+        ("/other", "has no scheme"),
+        ("relay.example:4443", "has no scheme"),
+        ("//relay.example:4443", "has no scheme"),
+        ("ftp://relay.example", "has no scheme"),
+        ("file:///etc/passwd", "has no scheme"),
         ("https://relay.example:4443", "of another kind"),
         ("http://relay.example:4443", "gives up the encryption"),
         ("ws://relay.example:4443", "gives up the encryption"),
@@ -138,7 +138,7 @@ def test_places_to_go(uri: str, target: str) -> None:
         ("moqt://relay.example:4443/\x1b[31m", "characters"),
         (" moqt://relay.example:4443", "characters"),
         ("moqt://relay.example:4443/" + "a" * LONGEST_URI, "at most 4096"),
-        ("", "not a URL this can connect to"),
+        ("", "has no scheme"),
     ],
 )
 def test_places_not_to_go(uri: str, why: str) -> None:
