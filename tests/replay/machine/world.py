@@ -333,12 +333,12 @@ class World:
 
     @property
     def latest(self) -> int | None:
-        """The latest group of which something is to be had."""
+        """The latest group of which something is to be had, from memory or the store."""
         groups = self.log._groups
-        visible = [each for each in groups if each < self.edge and not groups[each].hidden]
-        if not visible and self.disk is not None:
-            visible = self.disk.sequences()
-        return max(visible, default=None)
+        visible = [each for each in groups if not groups[each].hidden]
+        if self.disk is not None:
+            visible += self.disk.sequences()
+        return max([each for each in visible if each < self.edge], default=None)
 
     @property
     def final(self) -> int | None:
