@@ -186,6 +186,7 @@ async def test_a_changed_epoch_is_reported_and_not_spliced(autojump_clock: MockC
     world = World({HOME: origin})
     async with world.session() as session:
         async with session.subscribe("b", "t") as subscription:
+            await wait_all_tasks_blocked()  # the latest group is one of those to come
             publish(track, 2)
             writer = track.append_group()
             writer.write_frame(b"half")
