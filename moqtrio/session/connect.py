@@ -16,7 +16,7 @@ from .dialing import open_connection, version_of
 from .goaway import AcceptRedirect, is_same_host
 from .reconnect import ReconnectingSession, open_reconnecting
 from .session import Session, SessionSettings, open_session_over
-from .url import Binding, SessionUrl
+from .url import SessionUrl
 
 
 @overload
@@ -134,8 +134,7 @@ async def connect(
             connection,
             version_of(connection),
             publish=publish,
-            # Elsewhere the connection has carried it, and SETUP must not repeat it.
-            path=where.path if where.binding is Binding.QUIC else None,
+            path=where.path,
             settings=settings,
         ) as session,
     ):

@@ -495,6 +495,7 @@ class Session:
             self.close(SessionCode.PROTOCOL_VIOLATION, str(error))
 
     def _own_setup(self) -> lite.Setup:
+        # Where the connection itself has carried the path, SETUP must not repeat it.
         has_path = self._connection.is_client and self._connection.request_path is None
         only_reads = self._connection.is_client and self._origin is None
         return lite.Setup(
