@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterable, Mapping
 
 from ..base import ConnectionBase
@@ -53,9 +54,9 @@ class QmuxStreams(ConnectionBase):
         self._data_consumed = 0
         self._data_limit = settings.connection_window
 
+    @abc.abstractmethod
     def _mark_dirty(self) -> None:
         """There may be something to send."""
-        raise NotImplementedError
 
     # What ConnectionBase asks for
 
